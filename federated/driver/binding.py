@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from federated.clients.store import ClientStore
-from privacy_pipeline.config.federated_models import FederatedAlgorithm
+from privacy_pipeline.config.models.federated import FederatedAlgorithm
 
 if TYPE_CHECKING:
     from federated.model import FederatedModel

@@ -26,10 +26,11 @@ from federated.experiments.sections import (
     SiloPrivacySection,
 )
 from privacy_pipeline.config.extensions import algorithms, either
-from privacy_pipeline.config.federated_models import FederatedAlgorithm
-from privacy_pipeline.config.federated_privacy import not_of_silos
 from privacy_pipeline.config.messages import explain
-from privacy_pipeline.config.models import KeyedUnit, Name, Section
+from privacy_pipeline.config.models.base import Name, Section
+from privacy_pipeline.config.models.dataset import KeyedUnit
+from privacy_pipeline.config.models.federated import FederatedAlgorithm
+from privacy_pipeline.config.models.federated_privacy import not_of_silos
 from privacy_pipeline.config.source import Document, Origin, apply_overrides, read_document
 from privacy_pipeline.config.yaml_text import DEEPEST
 from privacy_pipeline.errors import BadInputError

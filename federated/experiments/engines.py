@@ -15,6 +15,7 @@ from federated.silos.plan import SiloPlan
 from federated.silos.records import SiloRecords
 from privacy_pipeline.dp.graphs.randomness import RunKey
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.tasks import registry as tasks
 
 if TYPE_CHECKING:
     from federated.model import FederatedModel
@@ -63,13 +64,11 @@ def build_silos(
 
 
 def _model(config: ExperimentConfig, *, width: int, seed: int) -> FederatedModel:
-    import tensorflow as tf
-
     from federated.model import FederatedModel
 
     return FederatedModel(
         perceptron(width=width, hidden_units=config.model.hidden_units, seed=seed),
-        loss=tf.keras.losses.BinaryCrossentropy(from_logits=True),
+        loss=tasks.of(config.data.dataset).loss(),
     )
 
 

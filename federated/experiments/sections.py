@@ -7,10 +7,12 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from federated.clients.splits import IidSplit, LabelSkewSplit, QuantitySkewSplit, Split
-from privacy_pipeline.config.dp_models import Delta, PositiveFloat
-from privacy_pipeline.config.federated_privacy import DistributedSection, SiloMechanism, check_distributed
-from privacy_pipeline.config.models import DatasetConfig, KeyedUnit, Section
-from privacy_pipeline.config.ranges import ClippingNorm, LearningRate, NoiseMultiplier
+from privacy_pipeline.config.extensions import ExperimentProtectionName, either, protections
+from privacy_pipeline.config.models.base import Section
+from privacy_pipeline.config.models.dataset import DatasetConfig, KeyedUnit
+from privacy_pipeline.config.models.dp import Delta, PositiveFloat
+from privacy_pipeline.config.models.federated_privacy import DistributedSection, SiloMechanism, check_distributed
+from privacy_pipeline.config.models.ranges import ClippingNorm, LearningRate, NoiseMultiplier
 
 PositiveInt = Annotated[int, Field(ge=1)]
 
@@ -24,10 +26,10 @@ class ByColumn(Section):
 class ByRule(Section):
     """Synthetic clients: rows are dealt out by a stated rule. No user-level guarantee is given for them."""
 
-    rule: Literal["iid", "label_skew", "quantity_skew"]
-    clients: PositiveInt
+    rule: Annotated[Literal["iid", "label_skew", "quantity_skew"], Field(description="How rows are dealt out.")]
+    clients: Annotated[PositiveInt, Field(description="How many.")]
     alpha: Annotated[PositiveFloat, Field(description="Dirichlet concentration: the smaller, the more skewed.")] = 1.0
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, description="Of the dealing.")] = 0
 
     def split(self, *, clients: int | None = None) -> Split:
         """Return the rule; with another number of clients where one is given."""
@@ -41,14 +43,14 @@ class ByRule(Section):
 class ModelSection(Section):
     """A multi-layer perceptron over the publicly scaled columns; no hidden layer is logistic regression."""
 
-    hidden_units: list[PositiveInt] = Field(default=[32])
+    hidden_units: list[PositiveInt] = Field(default=[32], description="Widths of the hidden layers.")
 
 
 class AdaptiveSection(Section):
     """The clipping norm follows a quantile of the updates' norms (Andrew et al. 2021)."""
 
-    quantile: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    learning_rate: LearningRate = 0.2
+    quantile: Annotated[float, Field(gt=0, lt=1, description="Share of clients to be left unclipped.")] = 0.5
+    learning_rate: Annotated[LearningRate, Field(description="Of the logarithm of the norm.")] = 0.2
     count_noise: Annotated[
         PositiveFloat | None,
         Field(description="Noise on the number of unclipped clients; default: a twentieth of `clients_per_round`."),
@@ -63,12 +65,15 @@ class PrivacySection(Section):
     """
 
     target_epsilon: Annotated[PositiveFloat | None, Field(description="Give this or `noise_multiplier`.")] = None
-    noise_multiplier: NoiseMultiplier | None = None
+    noise_multiplier: Annotated[
+        NoiseMultiplier | None, Field(description="Standard deviation of the noise of the sum over the clipping norm.")
+    ] = None
     delta: Delta
     clipping_norm: Annotated[ClippingNorm, Field(description="L2 bound of a client's update; the first, if adaptive.")]
     adaptive: AdaptiveSection | None = None
     mechanism: Annotated[
-        Literal["gaussian", "skellam", "discrete_gaussian"],
+        str,
+        ExperimentProtectionName,
         Field(description="Whose noise: the server's, or shares of the clients, which need `distributed`."),
     ] = "gaussian"
     distributed: DistributedSection | None = None
@@ -87,8 +92,10 @@ class PrivacySection(Section):
     def _one_target(self) -> PrivacySection:
         if (self.target_epsilon is None) == (self.noise_multiplier is None):
             raise ValueError("give exactly one of `target_epsilon` and `noise_multiplier`")
-        if self.mechanism == "gaussian" and self.scheme != "poisson":
-            raise ValueError("`mechanism: gaussian` draws clients by `sampling: poisson` in an experiment")
+        allowed = protections()[self.mechanism]
+        if self.scheme not in allowed.experiments and not allowed.integers:
+            only = either([f"`sampling: {name}`" for name in allowed.experiments])
+            raise ValueError(f"`mechanism: {self.mechanism}` draws clients by {only} in an experiment")
         check_distributed(
             mechanism=self.mechanism,
             distributed=self.distributed,
@@ -101,7 +108,7 @@ class PrivacySection(Section):
     @property
     def scheme(self) -> str:
         """How clients are drawn, default filled in."""
-        return self.sampling or ("poisson" if self.mechanism == "gaussian" else "shuffled")
+        return self.sampling or protections()[self.mechanism].experiments[0]
 
 
 class SiloPrivacySection(SiloMechanism):

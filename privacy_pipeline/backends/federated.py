@@ -16,8 +16,9 @@ from privacy_pipeline.accounting.plan import MechanismPlan
 from privacy_pipeline.backends.base import Audits, Executed, Specs, TrainingInputs
 from privacy_pipeline.backends.simulation import federated_plan, federated_silos
 from privacy_pipeline.backends.verify import require_executed_as_planned, require_units
-from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.tasks import registry as tasks
 
 if TYPE_CHECKING:
     from federated.clients.store import ClientStore
@@ -163,6 +164,7 @@ def _by_silos(inputs: TrainingInputs, model: Any, mechanism: MechanismPlan) -> E
     records = federated_silos.read_silos(inputs, names=list(model.input_names), plan=plan)
     require_units(mechanism, units=sum(records.counts().values()))
     training = PipelineRounds.of_silos(
+        task=tasks.of(inputs.config.dataset),
         model=model,
         records=records,
         algorithm=federated_plan.section_of(inputs.config).algorithm,
@@ -200,6 +202,7 @@ def _training(
     from privacy_pipeline.backends.simulation.federated_rounds import PipelineRounds
 
     return PipelineRounds.of_clients(
+        task=tasks.of(inputs.config.dataset),
         model=model,
         clients=clients,
         algorithm=federated_plan.section_of(inputs.config).algorithm,

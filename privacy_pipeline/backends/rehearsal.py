@@ -20,6 +20,7 @@ from privacy_pipeline.config.models.dataset import KeyedUnit
 from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.files.atomic import require_room
+from privacy_pipeline.tasks import registry as tasks
 
 if TYPE_CHECKING:
     from privacy_pipeline.backends.example_data import Owners
@@ -78,7 +79,9 @@ def _require_encodable(config: PipelineConfig, model: Any) -> None:
         return
     from privacy_pipeline.backends.simulation.federated_rounds import as_federated
 
-    require_dimension(section.privacy.distributed.dimension, weights=as_federated(model).parameters)
+    require_dimension(
+        section.privacy.distributed.dimension, weights=as_federated(model, tasks.of(config.dataset)).parameters
+    )
 
 
 def _read_all(inputs: TrainingInputs) -> None:

@@ -11,8 +11,13 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("privacy_pipeline", "federated")
 LEAST_WORDS = 3
-NAMED_MODULES = ("privacy_pipeline/accounting/record.py", "privacy_pipeline/encrypted/model/threat_model.py")
-"""Modules that make statements without a call that shows it: properties in words, and a model's default texts."""
+NAMED_MODULES = (
+    "privacy_pipeline/accounting/record.py",
+    "privacy_pipeline/dp/mechanism/listed.py",
+    "privacy_pipeline/encrypted/model/threat_model.py",
+    "federated/privacy/listed.py",
+)
+"""Modules that make statements without a call that shows it: properties in words, default texts, titles."""
 
 _MARKUP = re.compile(r"<[a-z!/]|\{ ")
 _MAKERS = {"Assumption", "DataAccess", "say", "unknown"}

@@ -28,8 +28,9 @@ def train(folder: Path, mechanism: str) -> None:
     from federated.clients.store import ClientStore
     from federated.privacy.plan import FederatedPlan
     from privacy_pipeline.backends.simulation.federated_rounds import PipelineRounds, assign
-    from privacy_pipeline.config.federated_models import FederatedAlgorithm, OptimizerSection
+    from privacy_pipeline.config.models.federated import FederatedAlgorithm, OptimizerSection
     from privacy_pipeline.dp.training import run_state
+    from privacy_pipeline.tasks.binary import BINARY
 
     run_state.CHECKPOINT_SECONDS = 0.02
     draws = np.random.default_rng(0)
@@ -57,6 +58,7 @@ def train(folder: Path, mechanism: str) -> None:
         seed=3,  # so that two runs have one key; a run of its own would draw it from the system
         state_dir=folder / "state",
         binding="",
+        task=BINARY,
     )
     assign(model, training.rounds.run())
     np.savez(folder / "partial.npz", *model.get_weights(), resumed=np.array(training.rounds.resumed_at or 0))

@@ -21,7 +21,7 @@ from federated.driver.rounds import Made, Observer, Rounds
 from federated.privacy.gaussian import GaussianAggregator
 from federated.privacy.plan import FederatedPlan
 from federated.privacy.sampler import ClientSampler, Participation
-from privacy_pipeline.config.federated_models import FederatedAlgorithm
+from privacy_pipeline.config.models.federated import FederatedAlgorithm
 from privacy_pipeline.dp.graphs.randomness import RunKey
 from privacy_pipeline.dp.training import run_state
 from privacy_pipeline.dp.training.run_state import RunState, StateMismatch

@@ -14,6 +14,7 @@ from federated.experiments.sections import PrivacySection
 from federated.privacy import distributed_record
 from federated.privacy.cohort_plan import Attendance
 from federated.privacy.distributed_noise import RELEASED, WRAPPED, DistributedSettings
+from federated.privacy.listed import MECHANISMS
 from federated.privacy.plan import FederatedPlan
 from privacy_pipeline.accounting import events
 from privacy_pipeline.accounting.plan import Relation, parameters_digest
@@ -29,12 +30,6 @@ if TYPE_CHECKING:
 
     from privacy_pipeline.ledger.ledger import Ledger
     from privacy_pipeline.ledger.state.registration import Registration
-
-_NAMES = {
-    None: "DP-FedAvg (Gaussian, clients' updates clipped)",
-    "skellam": "distributed DP-FedAvg (Skellam noise of the clients; secure aggregation: simulated)",
-    "discrete_gaussian": "distributed DP-FedAvg (discrete Gaussian noise of clients; secure aggregation: simulated)",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,11 +85,13 @@ class ChargedExperiment:
 
     def statement(self, config: ExperimentConfig, counted: Mapping[str, Any]) -> Statement:
         """Return what the record states of a run that made all rounds."""
-        plan, name = self.plan, config.data.dataset.name
+        plan, name, section = self.plan, config.data.dataset.name, config.privacy
+        if section is None:
+            raise ValueError("the config has no `privacy`")
         return Statement(
             unit_in_words=f"one client: all rows of {name} that share one value of `{self.unit}`",
             mechanism=Mechanism(
-                name=_NAMES[plan.distributed.family if plan.distributed else None],
+                name=MECHANISMS[section.mechanism].experiment_title,
                 sampler=str(plan.sampling.parameters()["scheme"]),
                 clipping_norm=plan.base.clipping.norm,
                 noise_multiplier=plan.base.sum_multiplier,
@@ -155,7 +152,7 @@ def charged(config: ExperimentConfig, *, units: int) -> ChargedExperiment:
 
 
 def _distributed(section: PrivacySection) -> DistributedSettings | None:
-    if section.mechanism == "gaussian" or section.distributed is None:
+    if section.distributed is None:
         return None
     return DistributedSettings(family=section.mechanism, **section.distributed.model_dump())
 

@@ -22,10 +22,11 @@ from federated.privacy.sampler import ClientSampler, Cohorts, Participation
 from federated.silos.engine import SiloEngine
 from federated.silos.plan import SiloPlan
 from federated.silos.records import SiloRecords
-from privacy_pipeline.config.federated_models import FederatedAlgorithm
+from privacy_pipeline.config.models.federated import FederatedAlgorithm
 from privacy_pipeline.dp.graphs.randomness import RunKey
 from privacy_pipeline.dp.rowwise.verdict import Verdict
 from privacy_pipeline.errors import BadInputError, PipelineError
+from privacy_pipeline.tasks.task import Task
 
 if TYPE_CHECKING:
     from federated.contract import Engine
@@ -119,12 +120,13 @@ class PipelineRounds:
         seed: int | None,
         state_dir: Path | None,
         binding: str,
+        task: Task,
         worker: TffWorker | None = None,
     ) -> PipelineRounds:
         """Return a training on clients, from its beginning or from the round at which its state shows a kill.
 
         Args:
-            model: built Keras model; its output is a logit.
+            model: built Keras model of the task.
             clients: the clients.
             algorithm: what a round computes.
             cohorts: who takes part; the plan itself if there is one.
@@ -132,13 +134,14 @@ class PipelineRounds:
             seed: fixes all randomness, and with it voids a guarantee.
             state_dir: folder of the run's key and checkpoints, or None.
             binding: what else the key must never be used across.
+            task: gives the loss.
             worker: a started worker of TensorFlow Federated to make the rounds in; without privacy only.
 
         Raises:
             StateMismatch: `state_dir` holds the state of another run; it is destroyed.
             BadInputError: the data does not hold the plan's number of clients, or the model cannot be trained so.
         """
-        federated, epoch = as_federated(model), cohorts.sampling.steps_per_epoch
+        federated, epoch = as_federated(model, task), cohorts.sampling.steps_per_epoch
         if plan is None:
             key, curves = Secret.take(seed=seed, state_dir=None, binding=str).key, Curves.of("loss", epoch=epoch)
             rounds = Rounds(
@@ -178,11 +181,12 @@ class PipelineRounds:
         seed: int | None,
         state_dir: Path | None,
         binding: str,
+        task: Task,
     ) -> PipelineRounds:
         """Return a training in which each silo protects its own records, from its beginning or where it was killed.
 
         Args:
-            model, algorithm, seed, state_dir, binding: as in `of_clients`.
+            model, algorithm, seed, state_dir, binding, task: as in `of_clients`.
             records: the records of the silos.
             plan: the plan.
 
@@ -191,7 +195,7 @@ class PipelineRounds:
             BadInputError: the model cannot be trained so.
             PipelineError: the records are not those of the plan.
         """
-        federated, silos = as_federated(model), records.clients
+        federated, silos = as_federated(model, task), records.clients
         secret = Secret.take(
             seed=seed,
             state_dir=state_dir,
@@ -242,8 +246,6 @@ def assign(model: Any, state: RoundState) -> None:
             variable.assign(value)
 
 
-def as_federated(model: Any) -> FederatedModel:
-    """Return the config's Keras model, with the loss of the pipeline."""
-    import tensorflow as tf
-
-    return FederatedModel(model, loss=tf.keras.losses.BinaryCrossentropy(from_logits=True))
+def as_federated(model: Any, task: Task) -> FederatedModel:
+    """Return the config's Keras model, with the loss of its task."""
+    return FederatedModel(model, loss=task.loss())

@@ -22,7 +22,8 @@ from privacy_pipeline.config.models.dataset import KeyedUnit
 from privacy_pipeline.config.models.federated_privacy import SiloPrivacySection
 from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.dp.mechanism.mechanism import UserBound
-from privacy_pipeline.errors import BadInputError, PipelineError
+from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.tasks import registry as tasks
 
 if TYPE_CHECKING:
     from privacy_pipeline.backends.models.tabular import InputSpec
@@ -145,7 +146,7 @@ def examined(
 
     model = keras_io.model_of(config, features=features, specs=specs)
     x, y = keras_io.batch_specs(model, specs)
-    return examine(as_federated(model), reserved_plan(config, plan), x=x, y=y)
+    return examine(as_federated(model, tasks.of(config.dataset)), reserved_plan(config, plan), x=x, y=y)
 
 
 def read_silos(inputs: TrainingInputs, *, names: list[str], plan: SiloPlan) -> SiloRecords:
