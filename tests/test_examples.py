@@ -20,6 +20,10 @@ PROGRAMS = {
         ["--epochs", "4"],
         r"epsilon [\d.]+ at delta 1e-05, unit example; 16 of 16 steps\naccuracy",
     ),
+    "federated_clients.py": (
+        ["--rounds", "8"],
+        r"epsilon [\d.]+ at delta 1e-05 for each client; 8 rounds\naccuracy",
+    ),
     "noisy_counts.py": ([], r"people: \d+\.0 \(95 % between .*\)\nmean age: [\d.]+ \(95 % between "),
 }
 
