@@ -213,6 +213,7 @@ class _Charged:
         if rounds.done != rounds.rounds:
             self.attempt.destroy()
             raise mismatch("its charge is committed, and its last round is not here")
+        self.note()
         summary = self.run.trained(rounds, lines, simulation, data)
         return self.recorded(rounds, summary, self.ledger.composition(entry), audits)
 

@@ -213,6 +213,19 @@ def test_of_two_copies_that_go_on_at_once_one_is_committed(people: Path) -> None
     assert RunFolder(copy.folder).rounds() == RunFolder(point.folder).rounds()
 
 
+def test_a_copy_that_holds_the_last_round_writes_the_same_result(people: Path) -> None:
+    point = point_in(people)
+    ledger = register(people, point)
+    copy = point_in(people, runs="copy")
+    with dying(before(Charging, "commit")):
+        run_point(point, build=logistic.build)
+    shutil.copytree(people / "runs", people / "copy")
+    for one in (point, copy):
+        run_point(one, build=logistic.build)
+    assert states(ledger) == [State.COMMITTED]
+    assert results(copy) == results(point)
+
+
 def test_two_processes_never_make_one_run(people: Path) -> None:
     point = point_in(people)
     ledger = register(people, point)
