@@ -145,7 +145,7 @@ def test_a_path_is_never_an_option() -> None:
 def test_no_other_module_writes_a_path_into_a_command() -> None:
     """A command with a hole in it is made by `typed`; run ids, datasets and variables are plain words."""
     plain = {"state.run_id", "found.run_id", "folder.run_id", "registration.dataset", "metadata.password_env"}
-    plain |= {"ENVIRONMENT", "unknown[0]", "name", "last_handler.own_version()", "command"}
+    plain |= {"ENVIRONMENT", "unknown[0]", "name", "__version__", "command"}
     root = Path(__file__).parents[1]
     command = re.compile(r'f"[^"\n]*(?:privacy-pipeline |chmod \d+ |--logdir )[^"\n]*"')
     found = [

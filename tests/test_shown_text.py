@@ -24,12 +24,12 @@ from privacy_pipeline.cli.export import to_markdown, to_svg
 from privacy_pipeline.cli.main import app
 from privacy_pipeline.cli.shown import PlainConsole, cell, escape
 from privacy_pipeline.ledger.audit.export import COLUMNS, to_csv, to_json_lines
+from privacy_pipeline.pictures.drawing import Dot, Drawing, Item, Label
+from privacy_pipeline.pictures.drawing import to_svg as drawn
 from privacy_pipeline.reports.record.properties import metric_properties
 from privacy_pipeline.reports.record.summary import RunSummary, SliceMetrics
-from privacy_pipeline.reports.render.drawing import Dot, Drawing, Item, Label
-from privacy_pipeline.reports.render.drawing import to_svg as drawn
 from privacy_pipeline.text.shown_text import in_csv, in_html, in_json, in_markdown, visible
-from tests.cli.test_tables import make_state
+from tests.cli.test_tables import made_run, make_state
 from tests.reports.records import dp_record, make_summary
 
 ROOT = Path(__file__).parents[1]
@@ -170,7 +170,7 @@ def test_every_table_takes_hostile_names(text: str) -> None:
     made = [
         tables.run_table(summary),
         tables.privacy_table(summary.record),
-        tables.runs_table([(make_state(), summary)]),
+        tables.runs_table([made_run(make_state(), summary)]),
         tables.diff_table(summary, summary),
     ]
     said = printed(*made)

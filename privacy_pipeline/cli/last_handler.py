@@ -10,12 +10,12 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
 from privacy_pipeline.errors import ExitCode, PipelineError
 from privacy_pipeline.text.secret_text import masked
 from privacy_pipeline.text.shown_text import in_json, visible
+from privacy_pipeline.version import __version__
 
 DEBUG = "--debug"
 VARIABLE = "PRIVACY_PIPELINE_DEBUG"
@@ -76,18 +76,10 @@ def _log(error: BaseException) -> str:
     try:
         handle, name = tempfile.mkstemp(prefix="privacy-pipeline-error-", suffix=".log")
         with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as stream:
-            stream.write(f"{_PACKAGE} {own_version()}, Python {platform.python_version()}, {platform.platform()}\n")
+            stream.write(f"{_PACKAGE} {__version__}, Python {platform.python_version()}, {platform.platform()}\n")
             stream.write(_traceback(error))
     except OSError:
         with contextlib.suppress(OSError):
             os.unlink(name)
         return "(none: no temporary file can be written)"
     return name
-
-
-def own_version() -> str:
-    """Return the version of the installed package."""
-    try:
-        return version(_PACKAGE)
-    except PackageNotFoundError:
-        return "not installed"

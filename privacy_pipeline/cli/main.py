@@ -14,6 +14,7 @@ from privacy_pipeline.cli.lazy import Listed, group_of
 from privacy_pipeline.errors import LONGEST_MESSAGE, ExitCode, brief
 from privacy_pipeline.files.file_rights import keep_to_this_user
 from privacy_pipeline.processes.programs import leave_working_folder
+from privacy_pipeline.version import __version__
 
 COMMANDS = (
     Listed("run", "commands.run_commands:run", "Run a pipeline."),
@@ -68,7 +69,7 @@ COMMANDS = (
 
 def _show_version(asked: bool) -> None:
     if asked:
-        output.print_line(f"privacy-pipeline {last_handler.own_version()}")
+        output.print_line(f"privacy-pipeline {__version__}")
         raise typer.Exit
 
 

@@ -1,16 +1,17 @@
-"""Reads a YAML file with overrides into a `PipelineConfig`."""
+"""Reads a YAML file, or a mapping, with overrides into a `PipelineConfig`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from privacy_pipeline.config.given import document_of
 from privacy_pipeline.config.messages import explain
 from privacy_pipeline.config.models.pipeline import PipelineConfig
-from privacy_pipeline.config.source import apply_overrides, read_document
+from privacy_pipeline.config.source import Document, apply_overrides, read_document
 
 
 def load_config(path: Path, *, overrides: Sequence[str] = ()) -> PipelineConfig:
@@ -24,7 +25,23 @@ def load_config(path: Path, *, overrides: Sequence[str] = ()) -> PipelineConfig:
         BadInputError: the file, an override or a value is not usable; one line for each error, each naming the line
             of the file or the override.
     """
-    document = read_document(path=path)
+    return _validated(read_document(path=path), overrides)
+
+
+def config_of(given: Mapping[str, object], *, overrides: Sequence[str] = ()) -> PipelineConfig:
+    """Return the config that a mapping holds, as `load_config` does for a file; equal content gives an equal config.
+
+    Args:
+        given: what the YAML file would hold.
+        overrides: as for `load_config`.
+
+    Raises:
+        BadInputError: a value is not usable; one line for each error, each naming the key.
+    """
+    return _validated(document_of(given), overrides)
+
+
+def _validated(document: Document, overrides: Sequence[str]) -> PipelineConfig:
     apply_overrides(document=document, overrides=overrides)
     try:
         # Through JSON, strict mode still takes texts as paths and whole numbers as floats, and refuses the rest:

@@ -18,13 +18,13 @@ KeyPath = tuple[Key, ...]
 
 _METADATA_FIX = "name the environment variable that holds it: metadata.password_env"
 _SECRET_FIX = "keep it in an environment variable or in a file of mode 0600, and name that here"
-_AS_KEY = "(a key)"
+AS_KEY = "(a key)"
 _QUOTE_FIX = "put quotes around a value that starts with one of > | & * ! % @ { [ or holds ': ' or ' #'"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Where a value was written: a line of the file, or an override (then `line` is 0)."""
+    """Where a value was written: a line of the file, an override, or a program (then `line` is 0)."""
 
     line: int = 0
     override: str = ""
@@ -53,9 +53,11 @@ class Document:
         return self.origins[path]
 
     def where(self, path: KeyPath) -> str:
-        """Start of an error line: `configs/x.yaml:12`, or the override."""
+        """Start of an error line: `configs/x.yaml:12`, the override, or `config` where a program gave the values."""
         origin = self.origin(path)
-        return f"override '{origin.override}'" if origin.override else f"{self.name}:{origin.line}"
+        if origin.override:
+            return f"override '{origin.override}'"
+        return f"{self.name}:{origin.line}" if origin.line else self.name
 
 
 def read_document(*, path: Path) -> Document:
@@ -147,16 +149,7 @@ class _Builder:
             self._open.pop()
 
     def _refuse_secret(self, value: object, path: KeyPath, node: yaml.Node) -> None:
-        """Refuse a password: what a config holds is copied to the workspace and to ML Metadata."""
-        key = next((str(part) for part in reversed(path) if isinstance(part, str)), "").rpartition(".")[2]
-        named = value not in (None, "") and not isinstance(value, bool) and secret_text.is_name(key)
-        in_url = secret_text.found_in_url if key == "ledger" else secret_text.found_in
-        if not named and not (isinstance(value, str) and in_url(value)):
-            return
-        where = "override" if self._below else f"{self._name}:{node.start_mark.line + 1}"
-        dotted = ".".join(map(str, path))
-        fix = secret_text.HOW if key == "ledger" else _METADATA_FIX if path[0] == "metadata" else _SECRET_FIX
-        raise BadInputError(f"{where}: {dotted}: a config holds no passwords; they would be copied with it", fix=fix)
+        refuse_secret(value, path, where="override" if self._below else f"{self._name}:{node.start_mark.line + 1}")
 
     def _item(self, node: yaml.Node, path: KeyPath) -> object:
         self._origins[path] = Origin(line=node.start_mark.line + 1)
@@ -167,7 +160,7 @@ class _Builder:
             shown = f" '{node.value}'" if isinstance(node, yaml.ScalarNode) else ""
             raise BadInputError(f"{self._name}:{node.start_mark.line + 1}: key{shown} is not a text; put it in quotes")
         key = text_of(node)
-        self._refuse_secret(key, (*self._below, _AS_KEY), node)
+        self._refuse_secret(key, (*self._below, AS_KEY), node)
         return key
 
     def _refuse_duplicates(self, node: yaml.MappingNode) -> None:
@@ -182,6 +175,27 @@ class _Builder:
                     fix="keep one of the two",
                 )
             seen[key] = line
+
+
+def refuse_secret(value: object, path: KeyPath, *, where: str) -> None:
+    """Refuse a password: what a config holds is copied to the workspace and to ML Metadata.
+
+    Args:
+        value: of the key, or the key itself.
+        path: of keys.
+        where: start of the message.
+
+    Raises:
+        BadInputError: the value is a password by its key, or holds one.
+    """
+    key = next((str(part) for part in reversed(path) if isinstance(part, str)), "").rpartition(".")[2]
+    named = value not in (None, "") and not isinstance(value, bool) and secret_text.is_name(key)
+    in_url = secret_text.found_in_url if key == "ledger" else secret_text.found_in
+    if not named and not (isinstance(value, str) and in_url(value)):
+        return
+    dotted = ".".join(map(str, path))
+    fix = secret_text.HOW if key == "ledger" else _METADATA_FIX if path[0] == "metadata" else _SECRET_FIX
+    raise BadInputError(f"{where}: {dotted}: a config holds no passwords; they would be copied with it", fix=fix)
 
 
 def apply_overrides(*, document: Document, overrides: Sequence[str]) -> None:

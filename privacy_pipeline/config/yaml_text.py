@@ -97,8 +97,8 @@ class Loader(yaml.SafeLoader):
             value: int | float | bool | None = self.construct_object(node)
         except ValueError:  # more digits than Python reads
             value = _LARGEST_INTEGER
-        if isinstance(value, int) and not -_LARGEST_INTEGER < value < _LARGEST_INTEGER:
-            raise UnfitError("an integer has more than 64 bits; write a large number as 1e30", line=line)
+        if isinstance(value, int):
+            require_narrow(value, line=line)
         return value
 
 
@@ -128,10 +128,28 @@ def text_of(node: yaml.Node) -> str:
     Raises:
         UnfitError: it is one that no file name, message or JSON document can hold.
     """
-    text = str(node.value)
+    return fit_text(str(node.value), line=node.start_mark.line + 1)
+
+
+def fit_text(text: str, *, line: int = 0) -> str:
+    """Return a text.
+
+    Raises:
+        UnfitError: it is one that no file name, message or JSON document can hold.
+    """
     if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise UnfitError("a text holds \\0 or half of a surrogate pair", line=node.start_mark.line + 1)
+        raise UnfitError("a text holds \\0 or half of a surrogate pair", line=line)
     return text
+
+
+def require_narrow(value: int, *, line: int = 0) -> None:
+    """Refuse an integer of more than 64 bits.
+
+    Raises:
+        UnfitError: it is one.
+    """
+    if not -_LARGEST_INTEGER < value < _LARGEST_INTEGER:
+        raise UnfitError("an integer has more than 64 bits; write a large number as 1e30", line=line)
 
 
 # YAML 1.1 reads `1e-5` as text, `1:30` as 90, `010` as 8 and `2020-01-01` as a date: none of these is what is meant.

@@ -46,6 +46,11 @@ _MOST_RAISES = 20
 class PrivacyPlan:
     """Everything that decides the guarantee of a training run, before any data is read.
 
+    >>> import privacy_pipeline as pp
+    >>> sizes = {"units": 60_000, "expected_batch_size": 256, "epochs": 15, "delta": 1e-5, "clipping_norm": 1.0}
+    >>> round(pp.PrivacyPlan.calibrated(noise_multiplier=1.0, **sizes).epsilon(), 2)
+    1.35
+
     Attributes:
         relation: neighbouring relation. Under ZERO_OUT `units` is public; under ADD_OR_REMOVE_ONE it is secret,
             `units` is None, and nothing here may have been computed from it.
@@ -78,9 +83,8 @@ class PrivacyPlan:
         require(self.steps is not None and self.steps >= 1, f"steps must be 1 or more, found {self.steps}")
         require(self.delta is not None and 0 < self.delta < 1, f"delta must lie between 0 and 1, found {self.delta!r}")
         if self.relation is Relation.ZERO_OUT:
-            require(
-                self.units is not None and self.units >= 1, "under zero-out the number of units is public", "give units"
-            )
+            given = self.units is not None and self.units >= 1
+            require(given, "under zero-out the number of units is public", "give units")
         else:
             require(self.units is None, "under add-or-remove-one the number of units is secret", "leave units out")
         self.sampling.check(units=self.units, steps=self.steps)
@@ -90,11 +94,8 @@ class PrivacyPlan:
             require(independent, "adaptive clipping changes the norm over which correlated noise is spread")
             whole = self.users is None or self.users.clip == "sum"
             require(whole, "adaptive clipping counts what is clipped, k times for a user", "use clip='sum'")
-        NOISE_STDDEV.require(
-            "the noise on the mean gradient (noise_multiplier * clipping_norm / expected batch)",
-            self.noise_stddev,
-            fix="change the largest or the smallest of the three",
-        )
+        what = "the noise on the mean gradient (noise_multiplier * clipping_norm / expected batch)"
+        NOISE_STDDEV.require(what, self.noise_stddev, fix="change the largest or the smallest of the three")
 
     @classmethod
     def calibrated(

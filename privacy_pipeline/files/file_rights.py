@@ -8,7 +8,7 @@ import os
 import pwd
 import stat
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from privacy_pipeline.errors import BadInputError
@@ -27,6 +27,19 @@ def real(path: Path) -> Path:
 def keep_to_this_user() -> None:
     """Give all that this process and its children make to this user alone, whatever the umask was."""
     os.umask(_OTHERS)
+
+
+@contextmanager
+def for_this_user() -> Iterator[None]:
+    """Give all that is made in a `with` block to this user alone; the umask of a program of a user's own comes back.
+
+    The umask is that of the whole process, its other threads included.
+    """
+    before = os.umask(_OTHERS)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def make_folders(folder: Path) -> None:

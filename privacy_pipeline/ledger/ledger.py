@@ -38,7 +38,15 @@ if TYPE_CHECKING:
 
 
 class Ledger(LedgerRegistrations):
-    """A budget ledger in SQLite or PostgreSQL. Safe to use from several processes at once."""
+    """A budget ledger in SQLite or PostgreSQL. Safe to use from several processes at once.
+
+    A notebook shows its budgets as a table and as bars.
+
+    >>> import privacy_pipeline as pp
+    >>> ledger = pp.Ledger.open("sqlite:///new/ledger.db", create=True)
+    >>> ledger.status()
+    []
+    """
 
     @classmethod
     def open(cls, url: str, *, create: bool = False, existing_key: bool = False) -> Ledger:

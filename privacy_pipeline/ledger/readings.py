@@ -16,12 +16,14 @@ from privacy_pipeline.ledger.charging.composition import composition_of
 from privacy_pipeline.ledger.charging.shares import ShareStatus, shares_of
 from privacy_pipeline.ledger.charging.unprotected import UnprotectedRun, unprotected_runs
 from privacy_pipeline.ledger.state.budgets import status_of, train_budgets
-from privacy_pipeline.ledger.state.entries import BudgetStatus, Entry, State
+from privacy_pipeline.ledger.state.entries import Budgets, Entry, State
 from privacy_pipeline.ledger.state.registration import TRAIN, from_row
 from privacy_pipeline.ledger.storage import schema
 from privacy_pipeline.ledger.storage.high_water import NEWEST_FIX, put_back
 from privacy_pipeline.ledger.storage.journal import Receipt, current_key
 from privacy_pipeline.ledger.storage.lineage import Lineage, lineage_of
+from privacy_pipeline.pictures.budgets import budgets_html
+from privacy_pipeline.pictures.fragment import paragraph
 
 if TYPE_CHECKING:
     from privacy_pipeline.accounting.record import Composition
@@ -49,7 +51,7 @@ class LedgerReadings:
         with schema.transaction(self._engine, write=False) as connection:
             _require(connection, dataset)
 
-    def status(self, dataset: str | None = None) -> list[BudgetStatus]:
+    def status(self, dataset: str | None = None) -> Budgets:
         """Return all budgets, or that of one dataset; empty where the dataset is not registered."""
         table = schema.budgets
         query = sa.select(table).order_by(table.c.dataset, table.c.id)
@@ -62,7 +64,7 @@ class LedgerReadings:
         found = [status_of({**row, "policy": row["policy"] or governs.get(row["dataset"])}) for row in rows]
         older = {span.dataset for span in spans if span.older}
         unbound = {span.dataset for span in spans if span.older and span.division is None}
-        return [replace(one, older=one.dataset in older, unbound=one.dataset in unbound) for one in found]
+        return Budgets(replace(one, older=one.dataset in older, unbound=one.dataset in unbound) for one in found)
 
     def shares(self, dataset: str | None = None) -> list[ShareStatus]:
         """Return what the shares of each budget's policy come to."""
@@ -171,6 +173,11 @@ class LedgerReadings:
         """
         if told := self.put_back():
             raise schema.LedgerError(told, fix=NEWEST_FIX)
+
+    def _repr_html_(self) -> str:
+        """Return the budgets for a notebook, and why this may be an older state than the host has seen."""
+        told = self.put_back()
+        return (paragraph(f"not the newest: {told}", bold=True) if told else "") + budgets_html(self.status())
 
 
 def _require(connection: sa.Connection, dataset: str | None) -> None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
 from privacy_pipeline.accounting.record import PrivacyRecord
+from privacy_pipeline.api import record_rows
+from privacy_pipeline.api.outcome import Run
 from privacy_pipeline.cli import tables
 from privacy_pipeline.pipelines.workspace.run_state import RunState
+from privacy_pipeline.pipelines.workspace.workspace import RunFolder
+from privacy_pipeline.reports.record.summary import RunSummary
 from tests.reports.records import dp_record, make_summary, plain_record
 
 
@@ -18,6 +23,10 @@ def rendered(table: Any) -> str:
     console = Console(width=250, record=True, highlight=False, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(table)
     return console.export_text()
+
+
+def made_run(state: RunState, summary: RunSummary | None) -> Run:
+    return Run(folder=RunFolder(Path("workspace/runs") / state.run_id), state=state, summary=summary)
 
 
 def make_state(**changes: Any) -> RunState:
@@ -35,14 +44,14 @@ def make_state(**changes: Any) -> RunState:
 
 
 def test_every_row_with_an_epsilon_names_its_delta() -> None:
-    for label, text in tables.privacy_rows(dp_record()):
+    for label, text in record_rows.privacy_rows(dp_record()):
         states_epsilon = "epsilon" in f"{label} {text}" or label == "budget of the dataset"
         if states_epsilon and re.search(r"\d\.\d{3}", text):
             assert "delta" in f"{label} {text}", f"a bare epsilon: {label}: {text}"
 
 
 def test_a_guarantee_comes_with_unit_and_relation() -> None:
-    rows = dict(tables.privacy_rows(dp_record()))
+    rows = dict(record_rows.privacy_rows(dp_record()))
     assert rows["training guarantee"] == "(epsilon, delta)-DP"
     assert "at delta 1e-05 (PLD)" in rows["epsilon"]
     assert rows["privacy unit"].startswith("one row of things")
@@ -51,47 +60,49 @@ def test_a_guarantee_comes_with_unit_and_relation() -> None:
 
 
 def test_what_is_not_claimed_is_said_not_to_be() -> None:
-    (row,) = [text for label, text in tables.privacy_rows(dp_record()) if "Poisson" in label]
+    (row,) = [text for label, text in record_rows.privacy_rows(dp_record()) if "Poisson" in label]
     assert "not claimed" in row
 
 
 def test_what_is_not_covered_is_listed() -> None:
-    rows = dict(tables.privacy_rows(dp_record()))
+    rows = dict(record_rows.privacy_rows(dp_record()))
     for what in ("statistics and anomalies", "evaluation metrics", "choice of hyperparameters"):
         assert what in rows["not covered"]
 
 
 def test_a_plain_record_shows_no_epsilon_and_no_delta() -> None:
-    rows = tables.privacy_rows(plain_record())
+    rows = record_rows.privacy_rows(plain_record())
     assert dict(rows)["training guarantee"] == "none"
     assert not any("epsilon" in f"{label} {text}" or "delta" in f"{label} {text}" for label, text in rows)
-    assert tables.privacy_cell(plain_record()) == "none"
+    assert record_rows.privacy_cell(plain_record()) == "none"
 
 
 def test_a_seeded_run_shows_no_epsilon_of_its_own() -> None:
     document = dp_record().model_dump(mode="json")
     document |= {"training_guarantee": "none", "guarantee": None, "relation": None, "composition": None}
     document["randomness"]["seed_fixed"] = True
-    rows = tables.privacy_rows(PrivacyRecord.model_validate(document))
+    rows = record_rows.privacy_rows(PrivacyRecord.model_validate(document))
     assert not any(label.startswith("epsilon") for label, _ in rows)
 
 
 def test_the_cell_of_a_guarantee_holds_both_numbers() -> None:
-    assert re.fullmatch(r"\(0\.63\d, 1e-05\)-DP", tables.privacy_cell(dp_record()))
+    assert re.fullmatch(r"\(0\.63\d, 1e-05\)-DP", record_rows.privacy_cell(dp_record()))
 
 
 @pytest.mark.parametrize(("value", "text"), [(None, "-"), (0.12345, "0.1235"), (0.0, "0.0000")])
 def test_numbers(value: float | None, text: str) -> None:
-    assert tables.number(value) == text
+    assert record_rows.number(value) == text
 
 
 def test_runs_are_listed_with_guarantee_and_unit() -> None:
     text = rendered(
         tables.runs_table(
             [
-                (make_state(), make_summary(dp_record())),
-                (make_state(run_id="run-2", backend="plain", cached_from="run-0"), make_summary(plain_record())),
-                (make_state(run_id="run-3", status="failed"), None),
+                made_run(make_state(), make_summary(dp_record())),
+                made_run(
+                    make_state(run_id="run-2", backend="plain", cached_from="run-0"), make_summary(plain_record())
+                ),
+                made_run(make_state(run_id="run-3", status="failed"), None),
             ]
         )
     )

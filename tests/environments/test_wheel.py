@@ -6,9 +6,12 @@ import os
 import subprocess
 import sys
 import venv
+import zipfile
 from pathlib import Path
 
 import pytest
+
+from tools.references.python_api import FACES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,6 +37,9 @@ def test_the_wheel_sets_itself_up_and_runs_the_demo(tmp_path: Path) -> None:
 
     subprocess.run([uv, "build", "--wheel", "--quiet", "--out-dir", tmp_path / "dist", ROOT], check=True)
     (wheel,) = (tmp_path / "dist").glob("*.whl")
+    held = set(zipfile.ZipFile(wheel).namelist())
+    assert {"privacy_pipeline/py.typed", "federated/py.typed"} <= held
+    assert {f"{face.replace('.', '/')}/__init__.pyi" for face in FACES} <= held
     venv.EnvBuilder(with_pip=True, symlinks=True).create(tmp_path / "venv")
     command = tmp_path / "venv" / "bin" / "privacy-pipeline"
     run(tmp_path / "venv" / "bin" / "python", "-m", "pip", "install", "--quiet", wheel)

@@ -9,7 +9,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from federated.experiments.compare import Curve, Row
-from privacy_pipeline.reports.render.drawing import to_svg
+from privacy_pipeline.pictures.drawing import to_svg
 from privacy_pipeline.reports.render.federated_page import cells, drawings, federated_page, guarantee, notes
 
 ROW = Row(

@@ -17,7 +17,7 @@ from privacy_pipeline.accounting.events import poisson_gaussian
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.record import PrivacyRecord
 from privacy_pipeline.accounting.release_plan import ReleasePlan
-from privacy_pipeline.cli.tables import privacy_rows
+from privacy_pipeline.api.record_rows import privacy_rows
 from privacy_pipeline.dp.rowwise.verdict import NOT_EXAMINED, SlowPart, Verdict
 from privacy_pipeline.releases.statistics import DpStatistics
 from privacy_pipeline.reports.record.build import build_record

@@ -12,8 +12,8 @@ from privacy_pipeline.accounting import accountants, events
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.record import PrivacyRecord
 from privacy_pipeline.accounting.tuning import trial_event
+from privacy_pipeline.api.record_rows import privacy_rows
 from privacy_pipeline.backends.base import Tuned
-from privacy_pipeline.cli.tables import privacy_rows
 from privacy_pipeline.reports.record.build import build_record
 from tests.reports.records import COMPOSITION, FACTS, make_config, make_executed
 from tests.reports.tuned import EACH, POINT, SELECT, SPACE, tuned_executed, tuned_plan

@@ -89,7 +89,8 @@ def _bare(annotation: Any) -> Any:
 
 def _short(parameter: inspect.Parameter) -> inspect.Parameter:
     """Return a parameter without quotes around its annotation, a long default shortened."""
-    long = len(repr(parameter.default)) > _LONGEST_DEFAULT
+    shown = repr(parameter.default)
+    long = len(shown) > _LONGEST_DEFAULT or " at 0x" in shown  # an address differs from process to process
     default = _Bare("...") if long and parameter.default is not parameter.empty else parameter.default
     return parameter.replace(annotation=_bare(parameter.annotation), default=default)
 
@@ -105,7 +106,8 @@ def _docstring(found: Any) -> str:
 
 
 def _prose(text: str) -> str:
-    """Return paragraphs; indented ones are shown as they are."""
+    """Return paragraphs; indented ones, and examples of what Python answers, are shown as they are."""
+    text = re.sub(r"(?m)^>>> (?:.+\n?)+", lambda block: "```text\n" + block[0].rstrip("\n") + "\n```\n", text)
     shown = re.sub(r"(?m)(?:^ {4}.*\n?)+", lambda block: "```text\n" + inspect.cleandoc(block[0]) + "\n```\n", text)
     return shown.strip()
 

@@ -29,7 +29,9 @@ REVIEWED = (
 _MOST_SAID = 20_000  # bytes of what a build prints that are kept, of its end
 _FRAMEWORK = Path(privacy_pipeline.__file__).resolve().parents[1]
 # Not by `-m`, which would import modules of the folder the command was typed in.
-_START = f"import sys; sys.path.insert(0, {{framework!r}}); from {jail.__name__} import main; sys.exit(main())"
+_START = (
+    f"import sys; sys.path[:0] = [{{framework!r}}, {{packages!r}}]; from {jail.__name__} import main; sys.exit(main())"
+)
 _VARIABLES = {
     "HOME": "/tmp",
     "TMPDIR": "/tmp",
@@ -89,8 +91,9 @@ def _encoded(content: bytes) -> str:
 
 
 def _answer(root: Path, asked: IO[bytes]) -> bytes:
+    start = _START.format(framework=str(_FRAMEWORK), packages=str(environment.packages().folder))
     process = subprocess.Popen(
-        [environment.python(), "-I", "-S", "-B", "-c", _START.format(framework=str(_FRAMEWORK)), str(os.getpid())],
+        [environment.python(), "-I", "-S", "-B", "-c", start, str(os.getpid())],
         stdin=asked,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

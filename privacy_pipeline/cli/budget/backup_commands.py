@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from privacy_pipeline.api.targets import DEFAULT_LEDGER
 from privacy_pipeline.cli.output import err, errors_as_exit_codes, out, print_json
-from privacy_pipeline.cli.parameters import DEFAULT_LEDGER, AsJson, LedgerUrl
+from privacy_pipeline.cli.parameters import AsJson, LedgerUrl
 from privacy_pipeline.cli.shown import escape
 from privacy_pipeline.ledger.copies.backup import backup as copied
 

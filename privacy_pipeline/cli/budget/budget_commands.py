@@ -19,17 +19,12 @@ from privacy_pipeline.cli.parameters import (
     LedgerOrDefault,
     OptionalTarget,
     Overrides,
-    named,
 )
 from privacy_pipeline.cli.shown import cell, escape
-from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.pictures.budgets import CAPTION, HEAD, MEANING, cells
 
 if TYPE_CHECKING:
     from privacy_pipeline.ledger.state.entries import BudgetStatus
-    from privacy_pipeline.ledger.state.policy import Policy
-    from privacy_pipeline.ledger.state.registration import Registration
-
-_DELTA = 1e-5
 
 
 def register(
@@ -61,61 +56,36 @@ def register(
 
     Reads the data once, to count it and to fix its digest. The splits cannot change afterwards.
     """
-    from privacy_pipeline.config.loader import load_config
-    from privacy_pipeline.pipelines.registration.register import register_dataset
+    from privacy_pipeline.api.register import register as registered
 
     with errors_as_exit_codes(as_json=as_json):
-        cap, at, loaded = _cap(epsilon, delta, policy)
-        parsed = load_config(config, overrides=set_)
-        registration = register_dataset(
-            config=parsed,
-            epsilon=cap,
-            delta=at,
-            policy=loaded,
+        found = registered(
+            config,
+            epsilon=epsilon,
+            delta=delta,
+            policy=policy,
+            overrides=set_,
             disjoint=disjoint,
             existing_key=existing_key,
             id_space=id_space,
             reason=reason,
             distinct_rows=distinct_rows,
-            tell=note,
+            note=note,
         )
         if as_json:
-            sizes = registration.public_splits
-            told = {name: dataclasses.asdict(size) for name, size in sizes.items()} if sizes is not None else None
-            print_json({**dataclasses.asdict(registration), "splits": told})
+            print_json(found.to_json())
             return
-        counts = _sizes(registration)
+        known = found.registration
         out.print(
-            f"[green]✓[/] dataset {registration.name}: {counts}; unit {cell(registration.unit)}; "
-            f"budget epsilon {cap:g} at delta {at:g}" + (f", policy {escape(str(policy))}" if policy else ""),
+            f"[green]✓[/] dataset {known.name}: {found.sizes}; unit {cell(known.unit)}; "
+            f"budget epsilon {found.epsilon:g} at delta {found.delta:g}"
+            + (f", policy {escape(str(policy))}" if policy else ""),
             soft_wrap=True,
         )
         out.print(
             "  keep a copy of ledger_key.pub away from the ledger: without it a forged ledger cannot be found",
             soft_wrap=True,
         )
-
-
-def _sizes(registration: Registration) -> str:
-    """Return the rows and units of each split in words, unless the relation keeps them secret."""
-    if registration.public_splits is None:
-        return f"{' and '.join(registration.splits)}, of sizes that {registration.relation.value} keeps secret"
-    return ", ".join(f"{name} {c.rows:,} rows of {c.units:,} units" for name, c in registration.public_splits.items())
-
-
-def _cap(epsilon: float | None, delta: float | None, policy: Path | None) -> tuple[float, float, Policy | None]:
-    """Return epsilon and delta from the options or from the policy, which has both."""
-    from privacy_pipeline.ledger.state.policy import load_policy
-
-    if policy is None and epsilon is not None:
-        return epsilon, _DELTA if delta is None else delta, None
-    if policy is None or epsilon is not None or delta is not None:
-        raise BadInputError(
-            "a budget needs a cap: give --epsilon (and --delta), or --policy FILE, which has both",
-            fix="privacy-pipeline budget register CONFIG --epsilon 3, or privacy-pipeline budget init DATASET",
-        )
-    loaded = load_policy(policy)
-    return loaded.epsilon, loaded.delta, loaded
 
 
 def status(
@@ -125,55 +95,41 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show what is spent and what is left of each budget."""
+    from privacy_pipeline.api.status import status as status_of
     from privacy_pipeline.cli.alerts import tell_alerts
-    from privacy_pipeline.ledger.ledger import Ledger
 
     with errors_as_exit_codes(as_json=as_json):
-        asked = named(target or dataset, ledger=ledger)
-        opened = Ledger.open(asked.ledger)
-        opened.require_registered(asked.dataset)
-        budgets = opened.status(dataset=asked.dataset)
-        if told := opened.put_back():
+        found = status_of(target or dataset, ledger=ledger)
+        budgets = found.budgets
+        if found.older:
             err.print(
-                f"[bold red]not the newest:[/] {escape(told)}; more may be spent than is shown here", soft_wrap=True
+                f"[bold red]not the newest:[/] {escape(found.older)}; more may be spent than is shown here",
+                soft_wrap=True,
             )
         if as_json:
             print_json([with_old_keys(dataclasses.asdict(b)) for b in budgets])
             return
-        table = Table(title="budgets (epsilon at the cap's delta)", title_justify="left")
-        for column in ("dataset", "split", "unit", "counted", "cap", "left", "used", "delta", "entries", "best order"):
+        table = Table(title=CAPTION, title_justify="left")
+        for column in HEAD:
             table.add_column(column, justify="left" if column in ("dataset", "split", "unit") else "right")
         for b in budgets:
-            entries = ", ".join(f"{n} {state.value}" for state, n in b.entries.items() if n) or "none"
-            span = b.budget.partition("/span-")[2]
-            table.add_row(
-                f"{b.dataset} (span {span})" if span else b.dataset,
-                b.split,
-                cell(b.unit),
-                f"{b.enforced_epsilon:.3f}",
-                f"{b.cap_epsilon:.3f}",
-                f"{b.remaining_epsilon:.3f}",
-                f"{b.used:.0%}" if math.isfinite(b.used) else "all",
-                f"{b.cap_delta:.0e}",
-                entries,
-                f"{b.spent_epsilon:.3f}",
-            )
+            table.add_row(*map(cell, cells(b)))
         out.print(table)
-        out.print(_HELD, soft_wrap=True)
+        out.print(MEANING, soft_wrap=True)
         for b in budgets:
             for warning in _warnings(b):
                 err.print(f"[yellow]note:[/] budget {escape(b.budget)}: {escape(warning)}", soft_wrap=True)
         for told in _of_older_versions(budgets):
             err.print(f"[yellow]note:[/] {escape(told)}", soft_wrap=True, highlight=False)
-        for share in opened.shares(dataset):
+        for share in found.shares:
             size = "a size that the first run fixes" if share.epsilon is None else f"epsilon {share.epsilon:.3f}"
             told = f"{share.budget}: purpose {share.purpose} may use {share.share:.0%}, {size}; {share.used:.3f} used"
             out.print(f"  {escape(told)} (at the filter's Renyi order)", soft_wrap=True, highlight=False)
         for b in budgets:
             if b.closed:
                 out.print(f"  {escape(b.budget)}: closed by its policy, grants nothing", soft_wrap=True)
-        if unsalted := opened.unsalted_records():
-            note(_UNSALTED.format(", ".join(map(str, unsalted))))
+        if found.unsalted:
+            note(_UNSALTED.format(", ".join(map(str, found.unsalted))))
         tell_alerts(budgets)
 
 
@@ -181,10 +137,6 @@ _UNSALTED = (
     "an older version registered data in journal record(s) {} without a salt, and printed plain digests of it: both "
     "allow guesses of rows to be tested. Give nobody those hashes, nor records, reports or exports of that version; "
     "`budget publish` writes what may be handed on"
-)
-_HELD = (
-    "counted: all runs at the filter's Renyi order, which counts against the cap; part of it is the price of that "
-    "order.\nused: the runs' part of the rest. best order: tighter, for runs that were fixed beforehand."
 )
 
 

@@ -10,9 +10,10 @@ from typing import Annotated
 
 import typer
 
+from privacy_pipeline.api.targets import named
 from privacy_pipeline.cli.budget import report_commands
 from privacy_pipeline.cli.output import errors_as_exit_codes, out
-from privacy_pipeline.cli.parameters import LedgerOrDefault, OptionalTarget, named
+from privacy_pipeline.cli.parameters import LedgerOrDefault, OptionalTarget
 from privacy_pipeline.cli.shown import escape
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.files.atomic import write_atomically

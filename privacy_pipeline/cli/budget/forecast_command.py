@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from privacy_pipeline.api.targets import is_config
 from privacy_pipeline.cli.output import errors_as_exit_codes, out, print_json, print_table, with_old_keys
-from privacy_pipeline.cli.parameters import AsJson, AsMarkdown, Overrides, Target, WorkspacePath, is_config
+from privacy_pipeline.cli.parameters import AsJson, AsMarkdown, Overrides, Target, WorkspacePath
 from privacy_pipeline.config.loader import load_config
 from privacy_pipeline.data import source
 from privacy_pipeline.errors import BadInputError

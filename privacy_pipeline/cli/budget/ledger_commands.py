@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from privacy_pipeline.api.targets import DEFAULT_LEDGER, named
 from privacy_pipeline.cli.output import err, errors_as_exit_codes, note, out, print_json
 from privacy_pipeline.cli.parameters import (
-    DEFAULT_LEDGER,
     AsJson,
     ConfigPath,
     DatasetOption,
@@ -20,7 +20,6 @@ from privacy_pipeline.cli.parameters import (
     LedgerUrl,
     OptionalTarget,
     Overrides,
-    named,
 )
 from privacy_pipeline.cli.shown import cell, escape
 from privacy_pipeline.config.loader import load_config

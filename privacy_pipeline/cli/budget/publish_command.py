@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from privacy_pipeline.api.report import evidence_of
+from privacy_pipeline.api.targets import named
 from privacy_pipeline.cli.budget import report_commands
 from privacy_pipeline.cli.budget.report_commands import Facts, LostKeys, Workspaces
 from privacy_pipeline.cli.output import errors_as_exit_codes, out, print_json
@@ -34,11 +36,15 @@ def publish(
     reasons).
     """
     with errors_as_exit_codes(as_json=as_json):
-        _, url, _ = report_commands.where(target, ledger, workspace)
-        found = report_commands.evidence_of(
-            target, facts=facts, ledger=ledger, workspaces=workspace, accepted=accept_lost_key
+        found = evidence_of(
+            target,
+            ledger=ledger,
+            workspaces=workspace,
+            facts=facts,
+            accepted=accept_lost_key,
+            left_out=report_commands.tell_left_out,
         )
-        files = written(found, ledger=url, folder=folder, runs=run)
+        files = written(found, ledger=named(target, ledger=ledger).ledger, folder=folder, runs=run)
         if as_json:
             print_json({"files": [str(file) for file in files]})
             return

@@ -4,35 +4,29 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from privacy_pipeline.api import run as api
+from privacy_pipeline.api.check import check as checked
+from privacy_pipeline.api.configs import load_config
 from privacy_pipeline.cli.alerts import RunAlerts
 from privacy_pipeline.cli.live import RunView, node_text, resume_command
 from privacy_pipeline.cli.output import err, errors_as_exit_codes, note, out, print_json, print_report, print_run, tell
 from privacy_pipeline.cli.parameters import AsJson, ConfigPath, Overrides, WorkspacePath
 from privacy_pipeline.cli.shown import cell, escape
 from privacy_pipeline.cli.tables import privacy_table, run_table
-from privacy_pipeline.config.loader import load_config
-from privacy_pipeline.data import source
 from privacy_pipeline.errors import ExitCode
-from privacy_pipeline.files.read_once import reading_once
 from privacy_pipeline.ledger.state.held import against_cap
-from privacy_pipeline.pipelines.execution import runs
 from privacy_pipeline.pipelines.nodes import TRAINER
-from privacy_pipeline.pipelines.preflight import preflight, rows, spending
-from privacy_pipeline.pipelines.preflight.announce import announced_class
-from privacy_pipeline.pipelines.preflight.imported_code import code_of_run
-from privacy_pipeline.pipelines.preflight.preflight import forecast_facts
-from privacy_pipeline.pipelines.workspace.workspace import find_run
 from privacy_pipeline.reports.record.properties import shown
 from privacy_pipeline.text.typed import typed
 
 if TYPE_CHECKING:
     from privacy_pipeline.pipelines.preflight.imported_code import ImportedFile
-    from privacy_pipeline.pipelines.preflight.planned_charges import PlannedCharge
     from privacy_pipeline.pipelines.workspace.run_state import RunState
     from privacy_pipeline.pipelines.workspace.workspace import RunFolder
     from privacy_pipeline.reports.record.summary import RunSummary
@@ -59,17 +53,17 @@ def run(
             view.start(folder)
 
         with view:
-            folder, state = runs.start(
-                config=loaded,
-                config_path=config,
-                from_nodes=[from_] if from_ else [],
-                to_nodes=[to] if to else [],
+            done = api.execute(
+                loaded,
+                path=config,
+                from_node=from_,
+                to_node=to,
                 on_start=on_start,
                 on_event=view.on_event,
                 note=note,
             )
         alerts.tell()
-    _finish(folder, state, as_json=as_json)
+    _finish(done.folder, done.state, as_json=as_json)
 
 
 def resume(
@@ -80,10 +74,8 @@ def resume(
     """Continue a run that failed or was killed."""
     view = RunView(out, quiet=as_json)
     with errors_as_exit_codes(as_json=as_json, resume=view.resume_command):
-        folder = find_run(workspace.absolute(), name)
-        charged = spending.charged_again(folder)
 
-        def on_start(folder: RunFolder) -> None:
+        def on_start(folder: RunFolder, charged: Sequence[str]) -> None:
             for node in charged:
                 again = "training" if node == TRAINER else node
                 err.print(
@@ -93,54 +85,34 @@ def resume(
             view.start(folder)
 
         with view:
-            state = runs.resume(folder=folder, on_start=on_start, on_event=view.on_event)
-        RunAlerts(folder.read_spec().config).tell()
-    _finish(folder, state, as_json=as_json)
+            done = api.resume(name, workspace=workspace, on_start=on_start, on_event=view.on_event)
+        RunAlerts(done.folder.read_spec().config).tell()
+    _finish(done.folder, done.state, as_json=as_json)
 
 
 def check(config: ConfigPath, set_: Overrides = [], as_json: AsJson = False) -> None:  # noqa: B006
     """Validate a config and its rows, examine its model and forecast its privacy cost; nothing is spent."""
-    with errors_as_exit_codes(as_json=as_json), reading_once():
-        loaded = load_config(config, overrides=set_)
-        code = code_of_run(loaded)
-        span = source.resolve(dataset=loaded.dataset).span
-        checked = preflight.check(loaded, span=span)
-        notes = preflight.look_through(loaded, preflight.check_source(loaded, checked.features), checked.features)
-        plan, forecast = checked.plan, checked.forecast
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # silence TensorFlow's start-up notes
-        if checked.plan is not None and not as_json:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # silence TensorFlow's start-up notes
+
+    def on_examine() -> None:
+        if not as_json:
             err.print("[dim]examining whether the model keeps examples apart ...[/]", soft_wrap=True)
-        examined = rows.examine(loaded, checked)
-        beside = [charge for charge in checked.charges if charge.ask.node != TRAINER]
-        facts: dict[str, object] = {
-            "config": str(config),
-            "pipeline": loaded.pipeline,
-            "backend": loaded.training.backend,
-            "span": span,
-            "privacy_class": announced_class(loaded),
-            "plan": plan.parameters() if plan else None,
-            "forecast": preflight.forecast_facts(plan, forecast) if plan and forecast else None,
-            "journalled": checked.journalled,
-            "rows": examined.to_json(),
-            "code": [one.to_json() for one in code],
-            "notes": list(notes),
-            "beside_training": [_beside(charge) for charge in beside],
-        }
+
+    with errors_as_exit_codes(as_json=as_json):
+        found = checked(config, overrides=set_, on_examine=on_examine)
         if as_json:
-            print_json(facts)
+            print_json(found.facts)
         else:
-            _print_check(facts)
-            if str(examined):
-                out.print(f"  {escape(str(examined))}", soft_wrap=True)
-            _print_code(code)
-            for said in notes:
+            _print_check(found.facts)
+            if str(found.examined):
+                out.print(f"  {escape(str(found.examined))}", soft_wrap=True)
+            _print_code(found.code)
+            for said in found.notes:
                 note(said)
-        for charge in checked.charges:
-            if not charge.forecast.fits:
-                raise preflight.over_budget(loaded, checked, charge, span=span, path=config)
+        found.require_fits()
 
 
-def _print_code(code: list[ImportedFile]) -> None:
+def _print_code(code: Sequence[ImportedFile]) -> None:
     if not code:
         out.print("  code that a run imports beside the installed packages: none")
         return
@@ -148,17 +120,6 @@ def _print_code(code: list[ImportedFile]) -> None:
     for one in code:
         where = "away from the data" if one.apart else "beside the data"
         out.print(f"    {escape(str(one.file))} ({escape(one.why)}; {where})", soft_wrap=True)
-
-
-def _beside(charge: PlannedCharge) -> dict[str, object]:
-    ask = charge.ask
-    return {
-        "node": ask.node,
-        "purpose": ask.purpose,
-        "split": ask.split,
-        "plan": ask.plan.parameters(),
-        "forecast": forecast_facts(ask.plan, charge.forecast),
-    }
 
 
 def _registered(units: int | None) -> str:

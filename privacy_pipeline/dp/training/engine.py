@@ -41,6 +41,17 @@ def make_private(
 ) -> PrivateModel:
     """Put a Keras model under a privacy plan.
 
+    >>> import numpy as np, tensorflow as tf
+    >>> import privacy_pipeline as pp
+    >>> x, y = np.ones((40, 2), np.float32), np.ones((40, 1), np.float32)
+    >>> model = tf.keras.Sequential([tf.keras.layers.Input((2,)), tf.keras.layers.Dense(1)])
+    >>> plan = pp.PrivacyPlan.calibrated(
+    ...     units=40, expected_batch_size=10, steps=4, noise_multiplier=2.0, delta=1e-3, clipping_norm=1.0
+    ... )
+    >>> execution = pp.make_private(model, plan, optimizer="sgd", loss="mse").fit(x, y)
+    >>> str(execution).partition(";")[0]
+    'epsilon 0.786 at delta 0.001, unit example'
+
     Args:
         model: built Keras model: functional, Sequential or subclassed.
         plan: the plan.

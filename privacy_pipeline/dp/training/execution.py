@@ -6,10 +6,16 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from privacy_pipeline.accounting import truncation
 from privacy_pipeline.accounting.accountants import epsilon_of
+from privacy_pipeline.accounting.renyi import AccountingError, rdp_vector
 from privacy_pipeline.dp.history.history import PrivacyHistory
 from privacy_pipeline.dp.plan import PrivacyPlan
 from privacy_pipeline.dp.rowwise.verdict import NOT_EXAMINED, Verdict
+from privacy_pipeline.pictures.axes import Scale, plot
+from privacy_pipeline.pictures.bar import BLUE
+from privacy_pipeline.pictures.drawing import Dot, Drawing, Path
+from privacy_pipeline.pictures.fragment import fragment, new_name, paragraph, picture, table
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
@@ -95,3 +101,61 @@ class Execution:
         if self.privacy_history is not None and self.privacy_history.mixes:
             return f"no single epsilon: {phases} trainings protect different units, each by its own phase; {made}"
         return f"epsilon {self.epsilon():.3f} at delta {self.plan.delta:g}, unit {self.plan.unit}{before}; {made}"
+
+    def _repr_html_(self) -> str:
+        """Return what was done for a notebook: a table, and epsilon by step where a guarantee holds."""
+        plan = self.plan
+        clipping = f"L2 norm {plan.clipping.norm:g}" + (", adaptive" if plan.clipping.adaptive is not None else "")
+        rows = [
+            ("steps", f"{self.steps:,} of {plan.steps:,}" + (", stopped early" if self.stopped_early else "")),
+            ("privacy unit", f"{plan.unit}, relation {plan.relation.value}"),
+            ("noise", f"multiplier {plan.noise.multiplier:.4g}, from {self.generator}"),
+            ("clipping", clipping),
+            ("rows", str(self.verdict)),
+            ("withheld, since no noise protects it", ", ".join(self.withheld)),
+            *([("not covered", ", ".join(self.not_covered))] if self.not_covered else []),
+        ]
+        try:
+            told = str(self)
+            shown = "" if self.seed_fixed or self.steps < 1 else picture(by_step(plan, self.steps))
+        except AccountingError as error:
+            told, shown = f"no epsilon: {error.message}", ""
+        return fragment(paragraph(told, bold=True), table(rows, caption="DP-SGD training"), shown)
+
+
+_POINTS = 24  # of the curve
+
+
+def by_step(plan: PrivacyPlan, steps: int) -> Drawing:
+    """Return a chart of what the first steps of a plan cost.
+
+    Args:
+        plan: the plan.
+        steps: those that were made, 1 or more.
+
+    Raises:
+        AccountingError: RDP gives no epsilon for them.
+    """
+    at = sorted({max(1, round(steps * point / _POINTS)) for point in range(1, _POINTS + 1)})
+    costs = [(step, _epsilon_rdp(plan, step)) for step in at]
+    highest = costs[-1][1]
+    if not math.isfinite(highest):
+        raise AccountingError(f"RDP bounds no epsilon for {steps:,} steps")
+    chart = plot(
+        name=new_name("steps"),
+        title="Epsilon of this training, by step",
+        description=f"The line rises to epsilon {highest:.3f} by RDP at delta {plan.delta:g} after {steps:,} steps.",
+        x=Scale(low=0, high=steps),
+        y=Scale(low=0, high=max(highest * 1.15, 1e-6)),
+        x_label="steps",
+        y_label=f"epsilon by RDP at delta {plan.delta:g}: an upper bound; PLD, where it is claimed, is tighter",
+    )
+    chart.add(Path(points=[chart.at(0, 0), *(chart.at(*cost) for cost in costs)], colour=BLUE, width=2))
+    x, y = chart.at(*costs[-1])
+    chart.add(Dot(x=x, y=y, colour=BLUE, says=f"after {steps:,} steps: epsilon {highest:.3f} at delta {plan.delta:g}"))
+    return chart.drawing
+
+
+def _epsilon_rdp(plan: PrivacyPlan, steps: int) -> float:
+    event, distance = truncation.untruncated(plan.event_of(steps))
+    return truncation.epsilon_of(rdp_vector(event, plan.relation)[1], distance, delta=plan.delta)

@@ -12,6 +12,7 @@ from privacy_pipeline.accounting import truncation
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.renyi import rdp_vector
 from privacy_pipeline.ledger.state.totals import Sum, sum_of
+from privacy_pipeline.pictures.budgets import budgets_html
 from privacy_pipeline.spans import Span
 
 if TYPE_CHECKING:
@@ -141,6 +142,16 @@ class BudgetStatus:
     def passed(self) -> bool:
         """Whether more is spent than the cap allows: entries executed more than planned, or the cap was lowered."""
         return self.enforced_epsilon > self.cap_epsilon
+
+    def _repr_html_(self) -> str:
+        return budgets_html([self])
+
+
+class Budgets(list[BudgetStatus]):
+    """Budgets at a glance: a list, which a notebook shows as a table and as bars."""
+
+    def _repr_html_(self) -> str:
+        return budgets_html(self)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,32 +6,26 @@ import datetime
 from collections import Counter
 from collections.abc import Sequence
 
+from privacy_pipeline.pictures.axes import BOTTOM, GREY, HEIGHT, LEFT, RIGHT, WIDTH, Scale, plot
+from privacy_pipeline.pictures.bar import BLUE, ORANGE, RED, bar
+from privacy_pipeline.pictures.drawing import Anchor, Dot, Drawing, Label, Path
 from privacy_pipeline.reports.dataset.dataset_report import BudgetView, RunView
 from privacy_pipeline.reports.figures import plain
-from privacy_pipeline.reports.render.axes import BOTTOM, GREY, HEIGHT, LEFT, RIGHT, WIDTH, Scale, plot
-from privacy_pipeline.reports.render.drawing import Anchor, Dot, Drawing, Item, Label, Path
 
-BLUE, ORANGE, RED = "#1f5fa8", "#b85c00", "#b3202c"
 _LARGEST_CURVE_DELTA = 0.011
 
 
 def budget_bar(budget: BudgetView, name: str) -> Drawing:
     """Return what is spent of the cap, as one bar."""
-    description = plain(["Counted against the cap: ", budget.spent, ". Cap: ", budget.cap, "."])
-    items: list[Item] = []
     cap = budget.cap.epsilon.value if budget.cap.epsilon else 1.0
-    spent = cap if budget.spent.epsilon is None else budget.spent.epsilon.value
-    left, right, part = 8.0, WIDTH - 8.0, min(1.0, spent / cap)
-    for low, high, colour in ((0.0, 1.0, "#dfe7f1"), (0.0, part, BLUE if part < 1 else RED)):
-        x0, x1 = left + low * (right - left), left + high * (right - left)
-        if x1 > x0:
-            items.append(Path(points=((x0, 30), (x1, 30), (x1, 52), (x0, 52)), colour=colour, fill=True))
-    items += [
-        Label(x=left, y=20, text=plain(["held: ", budget.spent]), bold=True),
-        Label(x=right, y=20, text=plain(["cap: ", budget.cap]), anchor="end"),
-    ]
-    title = "Budget spent and left"
-    return Drawing(name=name, title=title, description=description, width=WIDTH, height=64, items=items)
+    return bar(
+        name=name,
+        title="Budget spent and left",
+        description=plain(["Counted against the cap: ", budget.spent, ". Cap: ", budget.cap, "."]),
+        cap=cap,
+        spent=cap if budget.spent.epsilon is None else budget.spent.epsilon.value,
+        words=(plain(["held: ", budget.spent]), plain(["cap: ", budget.cap])),
+    )
 
 
 def delta_epsilon(budget: BudgetView, name: str) -> Drawing | None:

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 
 from federated.experiments.compare import Curve, Row
-from privacy_pipeline.reports.render.axes import BOTTOM, HEIGHT, LEFT, RIGHT, WIDTH, Plot, Scale, plot
-from privacy_pipeline.reports.render.drawing import Dot, Drawing, Label, Path, to_svg
+from privacy_pipeline.pictures.axes import BOTTOM, HEIGHT, LEFT, RIGHT, WIDTH, Plot, Scale, plot
+from privacy_pipeline.pictures.drawing import Dot, Drawing, Label, Path, to_svg
 from privacy_pipeline.text.shown_text import in_html
 
 HEAD = ("setting", "seeds", "accuracy", "AUC", "clients' accuracy, 5 / 50 / 95 %", "epsilon", "MB sent", "seconds")

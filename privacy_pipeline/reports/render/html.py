@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from privacy_pipeline.pictures.drawing import to_svg
 from privacy_pipeline.reports.dataset.dataset_report import DatasetReport
 from privacy_pipeline.reports.figures import Figure, Words, pieces
-from privacy_pipeline.reports.render.drawing import to_svg
 from privacy_pipeline.reports.render.sections.registry import blocks
 from privacy_pipeline.text.shown_text import in_html
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from privacy_pipeline.pictures.drawing import Drawing
 from privacy_pipeline.reports.figures import Statement, Words
-from privacy_pipeline.reports.render.drawing import Drawing
 
 
 @dataclass(frozen=True, kw_only=True)

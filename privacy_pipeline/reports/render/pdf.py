@@ -9,9 +9,9 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.pictures.drawing import Dot, Drawing, Label, Path
 from privacy_pipeline.reports.dataset.dataset_report import DatasetReport
 from privacy_pipeline.reports.figures import Words, plain
-from privacy_pipeline.reports.render.drawing import Dot, Drawing, Label, Path
 from privacy_pipeline.reports.render.layout import Block, Bullets, Heading, Table, Text
 from privacy_pipeline.reports.render.sections.registry import blocks
 

@@ -178,7 +178,7 @@ def test_a_build_ends_with_all_that_it_started(place: Path) -> None:
 
 def test_without_namespaces_it_is_refused_with_what_to_do(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refused = (
-        "import sys; sys.path.insert(0, {framework!r}); from privacy_pipeline.backends.isolated import jail; "
+        "import sys; sys.path[:0] = [{framework!r}, {packages!r}]; from privacy_pipeline.backends.isolated import jail; "
         "from privacy_pipeline.processes import namespaces; namespaces.NEWUSER |= 1 << 62; sys.exit(jail.main())"
     )
     monkeypatch.setattr(process, "_START", refused)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from privacy_pipeline.reports.render.drawing import Drawing, Item, Label, Path
+from privacy_pipeline.pictures.drawing import Drawing, Item, Label, Path
 
 GREY, LIGHT = "#666666", "#dddddd"
 WIDTH, HEIGHT = 640.0, 300.0
