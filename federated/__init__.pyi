@@ -10,9 +10,10 @@ from .experiments.config import ExperimentConfig, load_experiment
 from .experiments.run import run_point
 from .fast.engine import FastEngine
 from .model import FederatedModel
+from .privacy.cohort_plan import Attendance
 from .privacy.distributed import DistributedAggregator
 from .privacy.gaussian import GaussianAggregator
-from .privacy.plan import Attendance, FederatedPlan
+from .privacy.plan import FederatedPlan
 from .privacy.sampler import ClientSampler
 from .silos.engine import SiloEngine
 from .silos.plan import SiloPlan
