@@ -13,6 +13,8 @@ from tfx.utils import path_utils
 from privacy_pipeline.components import left_files
 from privacy_pipeline.errors import PipelineError
 
+Artifacts = dict[str, list[artifact.Artifact]]  # what TFX gives an executor, by the name of a channel
+
 _STRING = artifact.Property(type=artifact.PropertyType.STRING)
 _FLOAT = artifact.Property(type=artifact.PropertyType.FLOAT)
 _INT = artifact.Property(type=artifact.PropertyType.INT)

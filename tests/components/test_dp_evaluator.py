@@ -21,13 +21,12 @@ from privacy_pipeline.components.artifacts import bind_to_data
 from privacy_pipeline.components.dp_evaluator import executor
 from privacy_pipeline.components.dp_evaluator.charged import (
     evaluate_charged,
-    from_text,
     read_evaluation,
     release_of,
-    to_text,
 )
 from privacy_pipeline.components.dp_evaluator.executor import MODEL_ID, predicted_rows
-from privacy_pipeline.components.dp_evaluator.predictions import PredictedRows, write_noisy_counts
+from privacy_pipeline.components.dp_evaluator.predictions import PredictedRows
+from privacy_pipeline.components.noisy_answers import from_text, to_text, write_noisy
 from privacy_pipeline.components.privacy_gate import executor as gate
 from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
@@ -207,7 +206,7 @@ def test_only_noisy_counts_are_written_and_they_are_near(tmp_path: Path, models:
     with beam.Pipeline() as pipeline:
         rows = rows_of(config, models["Model"])
         files = [write(tmp_path / "a.gz", RAW * 100)]
-        write_noisy_counts(pipeline, files=files, rows=rows, release=release, to=str(target))
+        write_noisy(pipeline, files=files, rows=rows, release=release, to=str(target))
     answers = from_text(release, target.read_text())
     assert json.loads(to_text(answers)) == json.loads(target.read_text())
     exact = {"tp": 500, "fp": 100, "tn": 100, "fn": 100}

@@ -9,7 +9,6 @@ import apache_beam as beam
 import pytest
 import tensorflow as tf
 
-from privacy_pipeline.components.dp_evaluator.charged import from_text
 from privacy_pipeline.components.dp_statistics.charged import (
     STATISTICS_FILE,
     Places,
@@ -20,7 +19,8 @@ from privacy_pipeline.components.dp_statistics.charged import (
     released_charged,
     request_of,
 )
-from privacy_pipeline.components.dp_statistics.rows import RawRows, write_noisy_answers
+from privacy_pipeline.components.dp_statistics.rows import RawRows
+from privacy_pipeline.components.noisy_answers import from_text, write_noisy
 from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.data.files import folders_of
 from privacy_pipeline.data.schema.features import FeaturePlan
@@ -95,7 +95,7 @@ def counted(file: str, asked: StatisticsRequest, root: Path, release: Release) -
     rows = RawRows(columns=[column.name for column in asked.columns], unit_key=asked.unit_key)
     target = root / "answers.json"
     with beam.Pipeline() as pipeline:
-        write_noisy_answers(pipeline, files=[file], rows=rows, release=release, to=str(target))
+        write_noisy(pipeline, files=[file], rows=rows, release=release, to=str(target))
     return from_text(release, target.read_text())
 
 

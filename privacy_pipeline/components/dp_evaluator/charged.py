@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -108,26 +107,6 @@ def evaluate_charged(
         ledger_entry=charging.grant.entry_id,
     )
     return found.model_copy(update={"composition": composition})
-
-
-def to_text(answers: Mapping[str, Noisy]) -> str:
-    """Return noisy answers as text; exact ones have no such form."""
-    return json.dumps({name: dict(answer.values) for name, answer in answers.items()})
-
-
-def from_text(release: Release, text: str) -> dict[str, Noisy]:
-    """Return the answers that `to_text` wrote.
-
-    Args:
-        release: what was asked.
-        text: the text.
-    """
-    values = json.loads(text)
-    asked = zip(release.queries, release.scales, release.thresholds, strict=True)
-    return {
-        query.name: Noisy(query=query, values=values[query.name], scale=scale, threshold=threshold)
-        for query, scale, threshold in asked
-    }
 
 
 def read_evaluation(folder: Path) -> DpEvaluation | None:

@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tfx import types
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils
 from tfx.utils import path_utils
 
-from privacy_pipeline.components.artifacts import require_data, require_model
-from privacy_pipeline.components.dp_evaluator.charged import EVALUATION_FILE, evaluate_charged, from_text
-from privacy_pipeline.components.dp_evaluator.predictions import PredictedRows, write_noisy_counts
+from privacy_pipeline.components.artifacts import Artifacts, require_data, require_model
+from privacy_pipeline.components.dp_evaluator.charged import EVALUATION_FILE, evaluate_charged
+from privacy_pipeline.components.dp_evaluator.predictions import PredictedRows
+from privacy_pipeline.components.noisy_answers import from_text, write_noisy
 from privacy_pipeline.config.models.dataset import KeyedUnit
 from privacy_pipeline.config.models.evaluation import DpEvaluationSection
 from privacy_pipeline.config.models.pipeline import PipelineConfig
@@ -29,12 +29,7 @@ MODEL_ID = "current_model_id"
 class Executor(base_beam_executor.BaseBeamExecutor):
     """Executor of DpEvaluator."""
 
-    def Do(  # noqa: N802 (TFX names it)
-        self,
-        input_dict: dict[str, list[types.Artifact]],
-        output_dict: dict[str, list[types.Artifact]],
-        exec_properties: dict[str, Any],
-    ) -> None:
+    def Do(self, input_dict: Artifacts, output_dict: Artifacts, exec_properties: dict[str, Any]) -> None:  # noqa: N802
         """Evaluate one model.
 
         Raises:
@@ -58,7 +53,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             with tempfile.TemporaryDirectory(dir=self._get_tmp_dir()) as work:
                 target = str(Path(work, "noisy_counts.json"))
                 with self._make_beam_pipeline() as pipeline:
-                    write_noisy_counts(pipeline, files=files, rows=rows, release=release, to=target)
+                    write_noisy(pipeline, files=files, rows=rows, release=release, to=target)
                 return from_text(release, Path(target).read_text())
 
         found = evaluate_charged(

@@ -8,12 +8,10 @@ from typing import Any
 import apache_beam as beam
 import tensorflow as tf
 
-from privacy_pipeline.components.dp_evaluator.charged import to_text
+from privacy_pipeline.components.noisy_answers import value_of
 from privacy_pipeline.data.schema.features import LABEL_FEATURE
-from privacy_pipeline.releases.beam_sums import ExactSums
 from privacy_pipeline.releases.evaluation import counted_row
-from privacy_pipeline.releases.queries import Row, Value, text_of
-from privacy_pipeline.releases.release import Release
+from privacy_pipeline.releases.queries import Row, text_of
 from privacy_pipeline.releases.single_rows import AT_ONCE, SingleRows
 
 BATCH = AT_ONCE
@@ -94,39 +92,3 @@ class PredictedRows(beam.DoFn):
             slices={column: value_of(features, column) for column in self._columns},
         )
         return None if self._unit_key is None else text_of(value_of(features, self._unit_key)), row
-
-
-def value_of(features: Any, column: str) -> Value:
-    """Return the one value of a column of a tf.Example; None where it has none, or several."""
-    if column not in features:
-        return None
-    feature = features[column]
-    values = getattr(feature, feature.WhichOneof("kind") or "bytes_list").value
-    if len(values) != 1:
-        return None
-    value: Value = values[0].decode(errors="replace") if isinstance(values[0], bytes) else values[0]
-    return value
-
-
-def write_noisy_counts(pipeline: Any, *, files: Sequence[str], rows: PredictedRows, release: Release, to: str) -> None:
-    """Build the part of a Beam pipeline that reads the files and write the noisy answers, and nothing else.
-
-    Should a runner repeat the last step, then one result becomes the file, and nobody sees the others.
-
-    Args:
-        pipeline: the Beam pipeline.
-        files: gzipped TFRecord files of raw tf.Examples.
-        rows: what is read off them.
-        release: what is counted.
-        to: file that gets the answers as text.
-    """
-    _ = (
-        pipeline
-        | "Files" >> beam.Create(list(files))
-        | "Apart" >> beam.Reshuffle()
-        | "Predict" >> beam.ParDo(rows)
-        | "Count" >> ExactSums(release)
-        | "Noise" >> beam.Map(release.noised)
-        | "Text" >> beam.Map(to_text)
-        | "Write" >> beam.io.WriteToText(to, shard_name_template="")
-    )

@@ -7,19 +7,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tfx import types
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils
 
-from privacy_pipeline.components.artifacts import PLACES, require_data
-from privacy_pipeline.components.dp_evaluator.charged import from_text
+from privacy_pipeline.components.artifacts import PLACES, Artifacts, require_data
 from privacy_pipeline.components.dp_statistics.charged import (
     STATISTICS_FILE,
     Places,
     StatisticsRequest,
     released_charged,
 )
-from privacy_pipeline.components.dp_statistics.rows import RawRows, write_noisy_answers
+from privacy_pipeline.components.dp_statistics.rows import RawRows
+from privacy_pipeline.components.noisy_answers import from_text, write_noisy
 from privacy_pipeline.files.atomic import write_whole
 from privacy_pipeline.ledger.state.registration import TRAIN
 from privacy_pipeline.releases.release import Noisy, Release
@@ -28,12 +27,7 @@ from privacy_pipeline.releases.release import Noisy, Release
 class Executor(base_beam_executor.BaseBeamExecutor):
     """Executor of DpStatistics."""
 
-    def Do(  # noqa: N802 (TFX names it)
-        self,
-        input_dict: dict[str, list[types.Artifact]],
-        output_dict: dict[str, list[types.Artifact]],
-        exec_properties: dict[str, Any],
-    ) -> None:
+    def Do(self, input_dict: Artifacts, output_dict: Artifacts, exec_properties: dict[str, Any]) -> None:  # noqa: N802
         """Release ranges and vocabularies of one train split.
 
         Raises:
@@ -50,7 +44,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             with tempfile.TemporaryDirectory(dir=self._get_tmp_dir()) as work:
                 target = str(Path(work, "noisy_answers.json"))
                 with self._make_beam_pipeline() as pipeline:
-                    write_noisy_answers(pipeline, files=files, rows=rows, release=release, to=target)
+                    write_noisy(pipeline, files=files, rows=rows, release=release, to=target)
                 return from_text(release, Path(target).read_text())
 
         found = released_charged(

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import apache_beam as beam
 import tensorflow as tf
 
-from privacy_pipeline.components.dp_evaluator.charged import to_text
-from privacy_pipeline.components.dp_evaluator.predictions import value_of
-from privacy_pipeline.releases.beam_sums import ExactSums
+from privacy_pipeline.components.noisy_answers import value_of
 from privacy_pipeline.releases.queries import Row, text_of
-from privacy_pipeline.releases.release import Release
 
 
 class RawRows(beam.DoFn):
@@ -33,27 +29,3 @@ class RawRows(beam.DoFn):
             features = tf.train.Example.FromString(record).features.feature
             row: Row = {column: value_of(features, column) for column in self._columns}
             yield None if self._unit_key is None else text_of(value_of(features, self._unit_key)), row
-
-
-def write_noisy_answers(pipeline: Any, *, files: Sequence[str], rows: RawRows, release: Release, to: str) -> None:
-    """Build the part of a Beam pipeline that reads the files and write the noisy answers, and nothing else.
-
-    Should a runner repeat the last step, then one result becomes the file, and nobody sees the others.
-
-    Args:
-        pipeline: the Beam pipeline.
-        files: gzipped TFRecord files of raw tf.Examples.
-        rows: what is read off them.
-        release: what is counted.
-        to: file that gets the answers as text.
-    """
-    _ = (
-        pipeline
-        | "Files" >> beam.Create(list(files))
-        | "Apart" >> beam.Reshuffle()
-        | "Read" >> beam.ParDo(rows)
-        | "Count" >> ExactSums(release)
-        | "Noise" >> beam.Map(release.noised)
-        | "Text" >> beam.Map(to_text)
-        | "Write" >> beam.io.WriteToText(to, shard_name_template="")
-    )

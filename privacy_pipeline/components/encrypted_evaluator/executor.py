@@ -13,6 +13,7 @@ from tfx.utils import io_utils, path_utils
 
 from privacy_pipeline.backends import keras_io
 from privacy_pipeline.backends.encrypted import PRIVATE_MODEL, PUBLISHED, load_trained
+from privacy_pipeline.components.artifacts import Artifacts
 from privacy_pipeline.config.models.encrypted import EncryptedSection
 from privacy_pipeline.encrypted.evaluation import evaluation, measured, through_parties
 from privacy_pipeline.encrypted.model import published
@@ -24,12 +25,7 @@ _BATCH = 8192
 class Executor(base_executor.BaseExecutor):
     """Executor of EncryptedEvaluator."""
 
-    def Do(  # noqa: N802 (TFX names it)
-        self,
-        input_dict: dict[str, list[types.Artifact]],
-        output_dict: dict[str, list[types.Artifact]],
-        exec_properties: dict[str, Any],
-    ) -> None:
+    def Do(self, input_dict: Artifacts, output_dict: Artifacts, exec_properties: dict[str, Any]) -> None:  # noqa: N802
         """Evaluate one model.
 
         Raises:

@@ -13,7 +13,7 @@ from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
 
 from privacy_pipeline.accounting.record import PrivacyRecord
-from privacy_pipeline.components.artifacts import RECORD_FILE
+from privacy_pipeline.components.artifacts import RECORD_FILE, Artifacts
 from privacy_pipeline.components.dp_evaluator.charged import read_evaluation
 from privacy_pipeline.components.dp_evaluator.executor import MODEL_ID
 from privacy_pipeline.components.privacy_gate.decision import decide
@@ -33,12 +33,7 @@ REASONS_FILE = "reasons.json"
 class Executor(base_executor.BaseExecutor):
     """Executor of PrivacyGate."""
 
-    def Do(  # noqa: N802 (TFX names it)
-        self,
-        input_dict: dict[str, list[types.Artifact]],
-        output_dict: dict[str, list[types.Artifact]],
-        exec_properties: dict[str, Any],
-    ) -> None:
+    def Do(self, input_dict: Artifacts, output_dict: Artifacts, exec_properties: dict[str, Any]) -> None:  # noqa: N802
         """Decide, set `blessed` and `current_model_id`, and write BLESSED or NOT_BLESSED as Evaluator does."""
         model = artifact_utils.get_single_instance(input_dict["model"])
         folder = Path(artifact_utils.get_single_uri(input_dict["privacy_record"]))

@@ -11,13 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tfx import types
 from tfx.components.pusher import executor as stock
 from tfx.proto import pusher_pb2
 from tfx.types import artifact_utils
 from tfx.utils import io_utils, proto_utils
 
-from privacy_pipeline.components.artifacts import require_model
+from privacy_pipeline.components.artifacts import Artifacts, require_model
 from privacy_pipeline.errors import PipelineError
 from privacy_pipeline.files.atomic import alone_in
 
@@ -27,12 +26,7 @@ _PART = ".part-"  # begins a name that servers pass over
 class Executor(stock.Executor):
     """Executor of AtomicPusher."""
 
-    def Do(  # noqa: N802 (TFX names it)
-        self,
-        input_dict: dict[str, list[types.Artifact]],
-        output_dict: dict[str, list[types.Artifact]],
-        exec_properties: dict[str, Any],
-    ) -> None:
+    def Do(self, input_dict: Artifacts, output_dict: Artifacts, exec_properties: dict[str, Any]) -> None:  # noqa: N802
         """Push the model if it is blessed.
 
         Raises:

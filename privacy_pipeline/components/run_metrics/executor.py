@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tfx import types
 from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
 from tfx.utils import path_utils
 
 from privacy_pipeline.accounting.record import PrivacyRecord
-from privacy_pipeline.components.artifacts import RECORD_FILE, SUMMARY_FILE
+from privacy_pipeline.components.artifacts import RECORD_FILE, SUMMARY_FILE, Artifacts
 from privacy_pipeline.components.dp_evaluator.charged import read_evaluation
 from privacy_pipeline.components.privacy_gate.executor import REASONS_FILE, read_encrypted
 from privacy_pipeline.components.slices import read_slices
@@ -27,12 +26,7 @@ from privacy_pipeline.reports.record.summary import RunSummary, SliceMetrics
 class Executor(base_executor.BaseExecutor):
     """Executor of RunMetrics."""
 
-    def Do(  # noqa: N802 (TFX names it)
-        self,
-        input_dict: dict[str, list[types.Artifact]],
-        output_dict: dict[str, list[types.Artifact]],
-        exec_properties: dict[str, Any],
-    ) -> None:
+    def Do(self, input_dict: Artifacts, output_dict: Artifacts, exec_properties: dict[str, Any]) -> None:  # noqa: N802
         """Write the summary to the artifact and to the run's folder, and set the MLMD properties."""
         single = {key: artifact_utils.get_single_instance(found) for key, found in input_dict.items() if found}
         record = PrivacyRecord.model_validate_json(Path(single["privacy_record"].uri, RECORD_FILE).read_text())

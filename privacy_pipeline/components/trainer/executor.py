@@ -23,7 +23,7 @@ from privacy_pipeline.backends import registry, rehearsal
 from privacy_pipeline.backends.base import Backend, Executed, TrainingInputs
 from privacy_pipeline.backends.models.tabular import InputSpec
 from privacy_pipeline.components import progress
-from privacy_pipeline.components.artifacts import RECORD_FILE, bind_model, require_data
+from privacy_pipeline.components.artifacts import RECORD_FILE, Artifacts, bind_model, require_data
 from privacy_pipeline.components.dp_statistics.charged import plan_from, read_statistics
 from privacy_pipeline.components.transform.inferred import observed_plan
 from privacy_pipeline.config.models.dataset import KeyedUnit
@@ -51,12 +51,7 @@ Compositions = tuple[Composition, ...]
 class Executor(base_executor.BaseExecutor):
     """Executor of PrivateTrainer."""
 
-    def Do(  # noqa: N802 (TFX names it)
-        self,
-        input_dict: dict[str, list[types.Artifact]],
-        output_dict: dict[str, list[types.Artifact]],
-        exec_properties: dict[str, Any],
-    ) -> None:
+    def Do(self, input_dict: Artifacts, output_dict: Artifacts, exec_properties: dict[str, Any]) -> None:  # noqa: N802
         """Train one model.
 
         Raises:

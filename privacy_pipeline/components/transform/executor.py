@@ -12,14 +12,13 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_transform as tft
 from pydantic import BaseModel, ConfigDict
-from tfx import types
 from tfx.components.transform import executor as stock
 from tfx.types import artifact_utils
 from tfx.utils import io_utils
 
 from privacy_pipeline.backends.isolated import apart
 from privacy_pipeline.backends.isolated.visible import Private
-from privacy_pipeline.components.artifacts import bind_to_data, data_of
+from privacy_pipeline.components.artifacts import Artifacts, bind_to_data, data_of
 from privacy_pipeline.components.dp_statistics.charged import plan_from, read_statistics
 from privacy_pipeline.components.transform.crossed import CROSSED
 from privacy_pipeline.components.transform.rows_alone import keeps_rows_apart
@@ -42,12 +41,7 @@ class Executor(stock.Executor):
     the last bit. Another one is proven to, or Beam hands it batches of one, or it is refused.
     """
 
-    def Do(  # noqa: N802 (TFX names it)
-        self,
-        input_dict: dict[str, list[types.Artifact]],
-        output_dict: dict[str, list[types.Artifact]],
-        exec_properties: dict[str, Any],
-    ) -> None:
+    def Do(self, input_dict: Artifacts, output_dict: Artifacts, exec_properties: dict[str, Any]) -> None:  # noqa: N802
         """Transform all splits.
 
         Raises:
