@@ -248,3 +248,36 @@ def test_a_mapping_that_holds_itself_is_refused() -> None:
     endless["a"] = endless
     with pytest.raises(BadInputError, match="is nested too deeply"):
         pp.load_config(endless)
+
+
+PLAN: dict[str, Any] = {"epochs": 1, "epsilon": 1.0, "delta": 1e-5, "clipping_norm": 1.0}
+
+
+@pytest.mark.parametrize(
+    "call, message, fix",
+    [
+        (lambda: pp.load_config(None), "NoneType is not a config", "path of a YAML file, a dict"),
+        (lambda: pp.check([1]), "list is not a config", "path of a YAML file, a dict"),
+        (lambda: pp.load_config("."), r"\.: cannot be read", "give the YAML file in it"),
+        (lambda: pp.Ledger("sqlite:///a.db"), "str is not an engine", "Ledger.open"),
+        (lambda: pp.Ledger.open(Path("a.db")), "Path is not a SQLAlchemy URL", "sqlite:///"),
+        (
+            lambda: pp.PrivacyPlan.calibrated(units=60, expected_batch_size=600, **PLAN),
+            "sampling probability must lie",
+            "at most units",
+        ),
+    ],
+)
+def test_a_wrong_argument_is_an_error_that_states_what_to_give(call: Any, message: str, fix: str) -> None:
+    with pytest.raises(BadInputError, match=message) as caught:
+        call()
+    assert fix in caught.value.fix
+
+
+def test_a_file_in_the_place_of_the_folder_of_the_data_is_named(notebook: Notebook) -> None:
+    Path("shop.csv").touch()
+    given = {"name": "shop", "path": "shop.csv", "schema": "schema.pbtxt", "label": "bought", "positive_class": "yes"}
+    training = {"backend": "plain"}
+    with pytest.raises(BadInputError, match=r"a file, but dataset\.path is the folder") as caught:
+        pp.check({"pipeline": "shop", "dataset": given, "training": training, "evaluation": LOW_BAR})
+    assert caught.value.fix == "set dataset.path to . and dataset.input to shop.csv"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from privacy_pipeline.config import loader
 from privacy_pipeline.config.models.pipeline import PipelineConfig
+from privacy_pipeline.errors import BadInputError
 
 Given = PipelineConfig | Mapping[str, object] | str | os.PathLike[str]
 NO_FILE = Path("CONFIG")  # in messages, where a program gave the values
@@ -42,9 +43,19 @@ def load_config(config: Given, *, overrides: Sequence[str] = ()) -> PipelineConf
         return loader.config_of(config.model_dump(mode="json", by_alias=True, exclude_unset=True), overrides=overrides)
     if isinstance(config, Mapping):
         return loader.config_of(config, overrides=overrides)
-    return loader.load_config(Path(config), overrides=overrides)
+    return loader.load_config(file_of(config), overrides=overrides)
 
 
 def file_of(config: Given) -> Path:
-    """Return the file that a config is read from, for messages; `NO_FILE` where there is none."""
-    return NO_FILE if isinstance(config, (PipelineConfig, Mapping)) else Path(config)
+    """Return the file that a config is read from, for messages; `NO_FILE` where there is none.
+
+    Raises:
+        BadInputError: it is neither a file's path nor a config.
+    """
+    if isinstance(config, (PipelineConfig, Mapping)):
+        return NO_FILE
+    given: object = config
+    if not isinstance(given, (str, os.PathLike)):
+        fix = "give the path of a YAML file, a dict, or what load_config returned"
+        raise BadInputError(f"config: {type(given).__name__} is not a config", fix=fix)
+    return Path(config)

@@ -135,7 +135,7 @@ def _cap(epsilon: float | None, delta: float | None, policy: Path | None) -> tup
         return epsilon, _DELTA if delta is None else delta, None
     if policy is None or epsilon is not None or delta is not None:
         raise BadInputError(
-            "a budget needs a cap: give --epsilon (and --delta), or --policy FILE, which has both",
+            "a budget needs a cap: give epsilon (and delta), or a file with a policy, which has both",
             fix="privacy-pipeline budget register CONFIG --epsilon 3, or privacy-pipeline budget init DATASET",
         )
     loaded = load_policy(policy)

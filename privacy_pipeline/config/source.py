@@ -90,7 +90,8 @@ def _text(path: Path) -> str:
     except FileNotFoundError:
         raise BadInputError(f"{path}: no such file", fix="check the path to the config") from None
     except OSError as error:
-        raise BadInputError(f"{path}: cannot be read ({error.strerror})") from None
+        fix = "give the YAML file in it" if path.is_dir() else "check the file's permissions"
+        raise BadInputError(f"{path}: cannot be read ({error.strerror})", fix=fix) from None
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -84,6 +84,11 @@ def resolve(*, dataset: DatasetConfig) -> ResolvedSource:
     """
     if isinstance(dataset.span, tuple):
         return _together({span: resolve(dataset=dataset.model_copy(update={"span": span})) for span in dataset.span})
+    if dataset.path.is_file():
+        raise BadInputError(
+            f"{dataset.path}: a file, but dataset.path is the folder of the data",
+            fix=f"set dataset.path to {dataset.path.parent} and dataset.input to {dataset.path.name}",
+        )
     if not dataset.path.is_dir():
         raise BadInputError(
             f"{dataset.path}: no such folder (dataset.path)", fix="check dataset.path, or write the demo's data first"

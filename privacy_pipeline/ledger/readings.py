@@ -35,6 +35,10 @@ class LedgerReadings:
     """The part of a ledger that only reads."""
 
     def __init__(self, engine: sa.Engine) -> None:
+        given: object = engine
+        if not isinstance(given, sa.Engine):
+            fix = 'Ledger.open("sqlite:///ledger/ledger.db")'
+            raise BadInputError(f"ledger: {type(given).__name__} is not an engine; open a ledger by its URL", fix=fix)
         self._engine = engine
 
     @property

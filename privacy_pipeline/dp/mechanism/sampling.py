@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 def _check_probability(probability: float, expected: float) -> None:
     if not 0 < probability <= 1:
-        raise BadInputError(f"the sampling probability must lie in (0, 1], found {probability!r}")
+        fix = "expected_batch_size is a number above 0 and at most units, which give the probability"
+        raise BadInputError(f"the sampling probability must lie in (0, 1], found {probability!r}", fix=fix)
     if not (expected > 0 and math.isfinite(expected)):
         raise BadInputError(f"the expected batch size must be positive, found {expected!r}")
 

@@ -84,6 +84,9 @@ def parse(url: str) -> sa.URL:
     Raises:
         BadInputError: it is not a SQLAlchemy URL of a file or server that the ledger can be in, or holds a password.
     """
+    given: object = url
+    if not isinstance(given, str):
+        raise BadInputError(f"ledger: {type(given).__name__} is not a SQLAlchemy URL", fix="sqlite:///ledger/ledger.db")
     if secret_text.found_in_url(url):
         raise BadInputError("ledger: its URL holds a password, which every copy of the URL would", fix=secret_text.HOW)
     try:
