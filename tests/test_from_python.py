@@ -173,6 +173,25 @@ def test_runs_are_a_table_and_a_sequence() -> None:
     assert runs.to_json()[0]["run_id"] == "run-1"
 
 
+def test_a_script_prints_what_a_notebook_shows_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = write_project(tmp_path, backend="dp_sgd", evaluation=LOW_BAR)
+    monkeypatch.chdir(tmp_path)
+    registered = (
+        "dataset things (span 1) is registered: eval 40 rows of 40 units, train 160 rows of 160 units; epsilon 0.1 at"
+    )
+    assert str(pp.register(config, epsilon=0.1)).startswith(registered)
+    checked = str(pp.check(config))
+    assert re.match(r"things, backend dp_sgd: a run does not fit its budget; epsilon \d\.\d+ at delta", checked)
+    assert "costs epsilon" in checked and ". Fix: " in checked
+    assert str(made()) == "run run-1: done; guarantee (0.634, 1e-05)-DP"
+    failure = Failure(node="Trainer", message=HOSTILE, fix="", exit_code=1)
+    failed = made_run(make_state(status="failed", failure=failure), None)
+    assert str(failed) == "run run-1: failed; <script>alert(1)</script> & \\u202e"
+    runs = Runs(workspace=Path("w"), found=(made(), failed), left_out=(HOSTILE,))
+    assert str(runs).splitlines() == [str(made()), str(failed), "left out: <script>alert(1)</script> & \\u202e"]
+    assert str(Runs(workspace=Path("w"), found=())) == "no runs in w"
+
+
 def test_no_text_is_markup() -> None:
     for shown in (paragraph(HOSTILE), table([(HOSTILE, HOSTILE)], head=(HOSTILE, "b"), caption=HOSTILE)):
         ElementTree.fromstring(shown)

@@ -15,6 +15,7 @@ from privacy_pipeline.pipelines.nodes import TRAINER
 from privacy_pipeline.pipelines.preflight import preflight, rows
 from privacy_pipeline.pipelines.preflight.announce import announced_class
 from privacy_pipeline.pipelines.preflight.imported_code import code_of_run
+from privacy_pipeline.text.shown_text import visible
 
 if TYPE_CHECKING:
     from privacy_pipeline.config.models.pipeline import PipelineConfig
@@ -61,11 +62,21 @@ class Check:
         if self.refusal is not None:
             raise self.refusal
 
-    def _repr_html_(self) -> str:
-        told = f"{self.config.pipeline}, backend {self.config.training.backend}: a run "
-        told += "fits its budget" if self.fits else "does not fit its budget"
+    @property
+    def _verdict(self) -> str:
+        named = f"{self.config.pipeline}, backend {self.config.training.backend}"
         if self.forecast is None:
-            told = f"{self.config.pipeline}, backend {self.config.training.backend}: no training guarantee"
+            return f"{named}: no training guarantee"
+        return f"{named}: a run {'fits' if self.fits else 'does not fit'} its budget"
+
+    def __str__(self) -> str:
+        """Return the verdict, the cost of a run, and why it is refused."""
+        cost = [f"{label} {value}" for label, value in self._rows() if label in ("epsilon", "counted against the cap")]
+        refusal = [] if self.refusal is None else [f"{self.refusal.message}. Fix: {self.refusal.fix}"]
+        return visible("; ".join([self._verdict, *cost, *refusal]))
+
+    def _repr_html_(self) -> str:
+        told = self._verdict
         refusal = "" if self.refusal is None else paragraph(f"{self.refusal.message}. Fix: {self.refusal.fix}")
         notes = [paragraph(f"note: {note}") for note in self.notes]
         return fragment(paragraph(told, bold=True), table(self._rows()), self._picture(), refusal, *notes)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from privacy_pipeline.api.record_rows import evaluation_text, metric_rows, privacy_rows
+from privacy_pipeline.api.record_rows import evaluation_text, metric_rows, privacy_cell, privacy_rows
 from privacy_pipeline.errors import ExitCode, PipelineError
 from privacy_pipeline.pictures.bar import bar
 from privacy_pipeline.pictures.fragment import fragment, new_name, paragraph, picture, table
 from privacy_pipeline.pipelines.workspace.run_state import RunState
 from privacy_pipeline.pipelines.workspace.workspace import RunFolder
 from privacy_pipeline.reports.record.summary import METRICS, RunSummary
+from privacy_pipeline.text.shown_text import visible
 
 if TYPE_CHECKING:
     from privacy_pipeline.accounting.record import Composition, PrivacyRecord
@@ -75,6 +76,12 @@ class Run:
         """
         if self.state.failure is not None:
             raise RunFailedError(self)
+
+    def __str__(self) -> str:
+        """Return how it ended, and its guarantee."""
+        made = "" if self.record is None else f"; guarantee {privacy_cell(self.record)}"
+        failure = "" if self.state.failure is None else f"; {self.state.failure.message}"
+        return visible(f"run {self.run_id}: {self.status}{made}{failure}")
 
     def _repr_html_(self) -> str:
         state, summary = self.state, self.summary

@@ -15,6 +15,7 @@ from privacy_pipeline.files.file_rights import for_this_user
 from privacy_pipeline.ledger.state.policy import load_policy
 from privacy_pipeline.pictures.fragment import fragment, paragraph, table
 from privacy_pipeline.pipelines.registration.register import register_dataset
+from privacy_pipeline.text.shown_text import visible
 
 if TYPE_CHECKING:
     from privacy_pipeline.ledger.state.policy import Policy
@@ -52,6 +53,11 @@ class Registered:
         sizes = self.registration.public_splits
         told = None if sizes is None else {name: dataclasses.asdict(size) for name, size in sizes.items()}
         return {**dataclasses.asdict(self.registration), "splits": told}
+
+    def __str__(self) -> str:
+        """Return the dataset, its sizes and its budget."""
+        budget = f"epsilon {self.epsilon:g} at delta {self.delta:g} over all runs"
+        return visible(f"dataset {self.registration.name} is registered: {self.sizes}; {budget}")
 
     def _repr_html_(self) -> str:
         known = self.registration

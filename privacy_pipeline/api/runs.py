@@ -16,6 +16,7 @@ from privacy_pipeline.pictures.fragment import fragment, paragraph, table
 from privacy_pipeline.pipelines.workspace.workspace import find_run, run_folders
 from privacy_pipeline.reports.record.properties import metric_properties
 from privacy_pipeline.reports.record.summary import RunSummary
+from privacy_pipeline.text.shown_text import visible
 
 HEAD = ("run", "pipeline", "backend", "status", "accuracy", "AUC", "guarantee", "unit")
 
@@ -60,6 +61,12 @@ class Runs(Sequence[Run]):
     def to_json(self) -> list[dict[str, object]]:
         """Return plain values for scripts."""
         return [_row(run) for run in self.found]
+
+    def __str__(self) -> str:
+        """Return a line for each run."""
+        left_out = [f"left out: {why}" for why in self.left_out]
+        lines = [*map(str, self.found), *left_out] if self.found else [f"no runs in {self.workspace}", *left_out]
+        return "\n".join(map(visible, lines))
 
     def _repr_html_(self) -> str:
         left_out = [paragraph(f"left out: {why}") for why in self.left_out]
