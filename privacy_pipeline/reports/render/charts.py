@@ -24,7 +24,7 @@ def budget_bar(budget: BudgetView, name: str) -> Drawing:
         description=plain(["Counted against the cap: ", budget.spent, ". Cap: ", budget.cap, "."]),
         cap=cap,
         spent=cap if budget.spent.epsilon is None else budget.spent.epsilon.value,
-        words=(plain(["held: ", budget.spent]), plain(["cap: ", budget.cap])),
+        words=(plain(["counted: ", budget.spent]), plain(["cap: ", budget.cap])),
     )
 
 
