@@ -33,6 +33,7 @@ class FederatedModel:
             raise BadInputError("model: it has no trainable weights", fix="add a trainable layer")
         require_no_state(keras_model)
         self.keras = keras_model
+        self._held: tuple[Array, ...] | None = None
         self._loss = tf.keras.losses.get(loss)
         self._of_each = of_output(self._loss)
         self.input_names = tuple(keras_model.input_names)
@@ -105,6 +106,20 @@ class FederatedModel:
     def non_trainable(self) -> tuple[Array, ...]:
         """Return the other weights, copied."""
         return tuple(np.array(weight) for weight in self.keras.non_trainable_weights)
+
+    def hold(self, non_trainable: tuple[Array, ...]) -> None:
+        """Put the other weights of a state into the Keras model, unless they are there.
+
+        A process that goes on with a run makes the model again, and its first values may be random.
+
+        Args:
+            non_trainable: in Keras' order; states of one run share the very tuple.
+        """
+        if non_trainable is self._held:
+            return
+        for variable, value in zip(self.keras.non_trainable_weights, non_trainable, strict=True):
+            variable.assign(value)
+        self._held = non_trainable
 
     def assign(self, weights: tuple[Array, ...]) -> None:
         """Put trainable weights into the Keras model."""

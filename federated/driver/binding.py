@@ -39,18 +39,31 @@ def binding_of(
         model: the model; None where `more` decides it.
         owners: number of the user who owns each row, [rows], where the plan looks at it.
     """
-    from privacy_pipeline.dp.training.checkpoints import graph_digest, machine_facts
+    from privacy_pipeline.dp.training.checkpoints import machine_facts
 
     held = [
         plan.digest(),
         algorithm.model_dump_json(),
         _digest(clients, owners),
-        None if model is None else graph_digest(_forward(model)),
+        None if model is None else model_digest(model),
         None if model is None else [list(shape) for shape in model.shapes],
         more,
         machine_facts(),
     ]
     return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
+
+
+def model_digest(model: FederatedModel) -> str:
+    """Return digests of what a model computes, for any weights of its own.
+
+    Its weights are in each checkpoint. What else it reads is not, be it a constant or a variable that Keras does not
+    list: it counts by value.
+    """
+    from privacy_pipeline.dp.training.checkpoints import captured_digest, graph_digest
+
+    graph, own = _forward(model), {id(variable) for variable in model.keras.weights}
+    others = [variable for variable in graph.variables if id(variable) not in own]
+    return graph_digest(graph) + captured_digest(graph, variables=others)
 
 
 def _forward(model: FederatedModel) -> Any:

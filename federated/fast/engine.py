@@ -111,6 +111,7 @@ class FastEngine:
             raise BadInputError("cohort: a client that does not exist", fix=f"there are {self._chunker.clients}")
         if np.unique(cohort).size != len(cohort):  # its update would count, and be clipped, twice
             raise BadInputError("cohort: a client is in it twice", fix="name each client once")
+        self._model.hold(state.non_trainable)
         sending = np.ones(len(cohort), np.bool_) if present is None else np.asarray(present, np.bool_)
         sums, beside, totals = self._run_chunks(state, cohort, sending)
         update, aggregator, metrics = self._aggregator.finish(dict(state.aggregator), sums, state.round_number)

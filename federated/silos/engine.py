@@ -190,6 +190,7 @@ class SiloEngine:
         everyone = np.array_equal(np.sort(np.asarray(cohort, np.int64)), np.arange(len(self._silos)))
         if not everyone or (present is not None and not np.all(present)):
             raise BadInputError("every silo takes part in every round, once")
+        self._model.hold(state.non_trainable)
         self.summed.append(state.round_number)
         update = [np.zeros(shape, np.float32) for shape in self._model.shapes]
         for silo in self._silos:

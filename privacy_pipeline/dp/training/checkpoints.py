@@ -46,6 +46,27 @@ def graph_digest(graph: Any) -> str:
     return hashlib.sha256("".join([_nodes_digest(definition.node, ()), *sorted(inner)]).encode()).hexdigest()
 
 
+def captured_digest(graph: Any, *, variables: Sequence[Any] = ()) -> str:
+    """Return the SHA-256 over the values that a graph takes from outside, and that its nodes do not show.
+
+    A graph holds small constants only; a larger one that a layer made before is an input of it.
+
+    Args:
+        graph: graph of a concrete function.
+        variables: variables whose values belong to it.
+    """
+    from tensorflow.python.framework.ops import EagerTensor
+
+    outside = [given for given, _ in graph.captures if isinstance(given, EagerTensor)]
+    constants = [given.numpy() for given in outside if given.dtype not in (tf.resource, tf.variant)]
+    digest = hashlib.sha256()
+    for value in [*constants, *(variable.numpy() for variable in variables)]:
+        array = np.asarray(value)
+        content = repr(array.tolist()).encode() if array.dtype == object else np.ascontiguousarray(array).tobytes()
+        digest.update(f"{array.dtype.str}{array.shape}{len(content)}\0".encode() + content)
+    return digest.hexdigest()
+
+
 def _nodes_digest(nodes: Sequence[Any], arguments: Sequence[Any]) -> str:
     digest = hashlib.sha256()
     places = {holder.name: place for place, holder in enumerate([*arguments, *nodes])}
@@ -110,7 +131,7 @@ def binding_of(*, graph: Any, weights: Sequence[Any], data: str, settings: Seque
             fix="use a Keras layer such as Dropout or GaussianNoise in its place, or leave state_dir out",
         )
     shapes = [[weight.shape.as_list(), weight.dtype.name] for weight in weights]
-    held = [graph_digest(graph), shapes, data, list(settings), machine_facts()]
+    held = [graph_digest(graph), captured_digest(graph), shapes, data, list(settings), machine_facts()]
     return hashlib.sha256(json.dumps(held, sort_keys=True, default=repr).encode()).hexdigest()
 
 
