@@ -22,7 +22,18 @@ from privacy_pipeline.dp.training.run_state import RunState, StateMismatch
 from privacy_pipeline.errors import BadInputError
 
 _NAMES_ONLY = frozenset({"container", "shared_name"})
-_NUMERICS = ("DNNL_", "MKL_", "OMP_", "TF_ENABLE_ONEDNN", "TF_XLA", "XLA_")  # environment that changes last bits
+# Environment that changes last bits: numbers of threads, and which kernels TensorFlow, NumPy's BLAS and CUDA take.
+_NUMERICS = (
+    *("CUBLAS_", "DNNL_", "MKL_", "NPY_", "NVIDIA_TF32", "OMP_", "ONEDNN_", "OPENBLAS_", "GOTO_", "XLA_"),
+    *("TF_CUDNN", "TF_DISABLE", "TF_ENABLE_ONEDNN", "TF_NUM_", "TF_XLA"),
+)
+
+
+def _processors() -> int | None:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        return None
 
 
 @contextmanager
@@ -107,7 +118,8 @@ def machine_facts() -> list[str]:
         platform.machine(),
         *processor,
         *[device.name for device in tf.config.list_physical_devices()],
-        f"threads {os.cpu_count()} {threads.get_intra_op_parallelism_threads()}",
+        # TensorFlow cuts a long sum by the number of processors that this process may run on.
+        f"threads {os.cpu_count()} {_processors()} {threads.get_intra_op_parallelism_threads()}",
         *[f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith(_NUMERICS)],
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -392,3 +393,18 @@ class TestReplays:
         with pytest.raises(StateMismatch, match="notes are lost or damaged"):
             private(tmp_path).fit(*data())
         assert not has_state(tmp_path / "state")
+
+
+@pytest.mark.parametrize(
+    "name", ["TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_CORETYPE", "TF_ENABLE_ONEDNN_OPTS", "processors"]
+)
+def test_what_cuts_a_sum_otherwise_is_a_fact_of_the_machine(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Each of them changes the last bits of a product of matrices, on the same machine."""
+    before = checkpoints.machine_facts()
+    assert before == checkpoints.machine_facts()
+    if name == "processors":  # as in a container, or a job that got fewer of them
+        few = set(list(os.sched_getaffinity(0))[1:])
+        monkeypatch.setattr(os, "sched_getaffinity", lambda process: few)
+    else:
+        monkeypatch.setenv(name, "7")
+    assert checkpoints.machine_facts() != before
