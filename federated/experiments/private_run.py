@@ -239,8 +239,8 @@ class _Charged:
                 plan=charge.plan,
                 algorithm=run.config.algorithm,
                 clients=data.train,
-                # Settings and code decide the model.
-                more=json.dumps([self.run_id, charge.digest(), asdict(run.inputs)]),
+                # Settings and code decide the model. A key belongs to one charge: with another's ticket it has not paid.
+                more=json.dumps([self.run_id, charge.digest(), asdict(run.inputs), self.attempt.charge]),
                 owners=owners,
             ),
         )

@@ -56,6 +56,12 @@ class Attempt:
             return None
         return ResumeToken(entry_id=int(held["entry_id"]), token=str(held["token"]))
 
+    @property
+    def charge(self) -> str:
+        """A digest of the ticket that lies here, for what a key is bound to; empty where there is none."""
+        held = _read(self.folder)
+        return "" if held is None else hashlib.sha256(f"{held['entry_id']} {held['token']}".encode()).hexdigest()
+
     def begin(self, grant: Grant) -> None:
         """Remove what was there, and keep the ticket of a new charge. To be called before the grant is started."""
         self.destroy()

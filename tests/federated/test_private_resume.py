@@ -329,6 +329,29 @@ def test_a_state_that_does_not_fit_is_destroyed_and_the_run_pays_again(
     assert states(ledger) == [State.STARTED, State.COMMITTED]
 
 
+def test_a_key_without_a_started_charge_is_not_used_under_another_ticket(people: Path) -> None:
+    point = point_in(people)
+    ledger = register(people, point)
+    with pytest.raises(Killed):
+        run_point(point, build=logistic.build, report=kill_at(3))
+    (folder,) = (point.folder / attempts.ROOT).iterdir()
+    ticket = (folder / "ticket.json").read_bytes()
+    attempts.Attempt(folder, "").destroy()
+    with dying(before(Charging, "start")):
+        run_point(point, build=logistic.build)
+    assert states(ledger) == [State.STARTED, State.RESERVED]
+    key = json.loads((folder / "engine" / "key.json").read_text())["key"]
+    (folder / "ticket.json").write_bytes(ticket)  # as a copy that was restored in part
+    keys: list[str] = []
+    run_point(
+        point,
+        build=logistic.build,
+        report=lambda *_: keys.append(json.loads((folder / "engine" / "key.json").read_text())["key"]),
+    )
+    assert len(keys) == 6 and key not in keys
+    assert states(ledger) == [State.STARTED, State.COMMITTED]
+
+
 def test_a_run_that_lost_its_lines_is_refused_and_not_charged_again(people: Path) -> None:
     point = point_in(people)
     ledger = register(people, point)
