@@ -46,7 +46,6 @@ def binding_of(
         algorithm.model_dump_json(),
         _digest(clients, owners),
         None if model is None else model_digest(model),
-        None if model is None else [list(shape) for shape in model.shapes],
         more,
         machine_facts(),
     ]
@@ -63,7 +62,8 @@ def model_digest(model: FederatedModel) -> str:
 
     graph, own = _forward(model), {id(variable) for variable in model.keras.weights}
     others = [variable for variable in graph.variables if id(variable) not in own]
-    return graph_digest(graph) + captured_digest(graph, variables=others)
+    shapes = [tuple(variable.shape) for variable in model.keras.weights]
+    return f"{graph_digest(graph)} {captured_digest(graph, variables=others)} {shapes}"
 
 
 def _forward(model: FederatedModel) -> Any:

@@ -22,7 +22,7 @@ from federated.privacy.sampler import Participation
 from privacy_pipeline.dp.training import run_state
 from privacy_pipeline.errors import PipelineError
 
-_SUMMED = "summed"
+_SUMMED, _MODEL = "summed", "model"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +77,7 @@ class Rounds:
         accounted: mechanism and plan of a run with a guarantee.
         kept: where the progress is kept; None for a run that cannot be continued.
         observer: what the caller does beside them.
+        model: digest of what the engine's model computes, where the binding of the key does not hold it; empty else.
         done: rounds made.
         resumed_at: rounds that an earlier process had made; None if the run begins here.
     """
@@ -88,6 +89,7 @@ class Rounds:
     accounted: Accounted | None = None
     kept: Checkpoints | None = None
     observer: Observer = field(default_factory=Observer)
+    model: str = ""
     done: int = 0
     resumed_at: int | None = None
     _state: RoundState | None = field(default=None, repr=False)
@@ -100,7 +102,7 @@ class Rounds:
 
         Raises:
             PipelineError: the checkpoint cannot be written.
-            StateMismatch: it was not written by this run.
+            StateMismatch: it was not written by this run, or with another model; then it is destroyed.
         """
         if self._state is None:
             self._state = self._begin()
@@ -115,12 +117,20 @@ class Rounds:
             return first
         self.done, arrays = self.kept.load()
         self.resumed_at = self.done
+        self._require_same_model(arrays)
         if self.accounted is not None:
             self.accounted.earlier = arrays[_SUMMED].tolist()
         self.observer.restored(self.done, arrays)
         for past in range(self.done if self.watcher is not None else 0):
             self._watch(past, self.sampler.cohort(past))
         return state_from(self.done, arrays)
+
+    def _require_same_model(self, arrays: Mapping[str, Array]) -> None:
+        if self.model == str(arrays.get(_MODEL, "")):
+            return
+        if isinstance(self.kept, run_state.RunState):
+            self.kept.destroy()
+        raise run_state.mismatch("the engine has another model than the one it was started with")
 
     def spent(self) -> Accounted:
         """Return the mechanism and the plan of a run with a guarantee.
@@ -172,4 +182,5 @@ class Rounds:
         if self.kept is None:
             return
         summed = {} if self.accounted is None else {_SUMMED: np.array(self.accounted.summed, np.int64)}
-        self.kept.save(self.done, {**arrays_of(state), **summed, **self.observer.kept()})
+        model = {_MODEL: np.array(self.model)} if self.model else {}
+        self.kept.save(self.done, {**arrays_of(state), **summed, **model, **self.observer.kept()})

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Protocol
 
-from federated.driver.binding import binding_of
+from federated.driver.binding import binding_of, model_digest
 from federated.driver.protected import MakeAggregator, Secret, of_clients, of_silos
 from federated.experiments.charging import privacy, silos
 from federated.experiments.charging.record import Audits, Charge, guaranteed, record_of
@@ -239,7 +239,7 @@ class _Charged:
                 plan=charge.plan,
                 algorithm=run.config.algorithm,
                 clients=data.train,
-                # Settings and code decide the model. A key belongs to one charge: with another's ticket it has not paid.
+                # Settings and code decide the run. A key belongs to one charge: with another's ticket it has not paid.
                 more=json.dumps([self.run_id, charge.digest(), asdict(run.inputs), self.attempt.charge]),
                 owners=owners,
             ),
@@ -266,6 +266,8 @@ class _Charged:
 
             rounds = of_clients(plan=charge.plan, secret=secret, clients=data.train.num_clients, engine=by_clients)
         rounds.observer = lines = run.lines(made[0], data, charge)
+        if made[0].model is not None:  # a caller's own `build` may make any
+            rounds.model = model_digest(made[0].model)
         return rounds, made[0], lines
 
     def recorded(

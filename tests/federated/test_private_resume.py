@@ -352,6 +352,44 @@ def test_a_key_without_a_started_charge_is_not_used_under_another_ticket(people:
     assert states(ledger) == [State.STARTED, State.COMMITTED]
 
 
+@pytest.mark.parametrize("other", ["tanh", "wider"])
+def test_another_model_of_the_callers_own_destroys_the_key(people: Path, other: str) -> None:
+    import tensorflow as tf
+
+    from federated.experiments.engines import logits
+    from federated.experiments.simulation import Simulation
+    from federated.fast.engine import FastEngine
+    from federated.model import FederatedModel
+
+    def built(activation: str, units: int) -> Any:
+        def build(config: Any, clients: Any, aggregator: Any, *, width: int, seed: int) -> Simulation:
+            tf.keras.utils.set_random_seed(seed)
+            given = tf.keras.Input((width,), name="features")
+            middle = tf.keras.layers.Dense(units, activation=activation)(given)
+            model = FederatedModel(tf.keras.Model(given, tf.keras.layers.Dense(1)(middle)), loss="mse")
+            combine = aggregator(model.shapes)
+            engine = FastEngine(model=model, clients=clients, algorithm=config.algorithm, aggregator=combine)
+            return Simulation(engine=engine, predict=logits, model=model)
+
+        return build
+
+    point = point_in(people)
+    ledger = register(people, point)
+    with pytest.raises(Killed):
+        run_point(point, build=built("relu", 4), report=kill_at(3))
+    with pytest.raises(Killed):
+        run_point(point, build=built("relu", 4), report=kill_at(5))  # the same: it goes on
+    assert states(ledger) == [State.STARTED]
+    seen: list[int] = []
+    run_point(
+        point,
+        build=built("tanh", 4) if other == "tanh" else built("relu", 5),
+        report=lambda name, done, total: seen.append(done),
+    )
+    assert seen == [1, 2, 3, 4, 5, 6]
+    assert states(ledger) == [State.STARTED, State.COMMITTED]
+
+
 def test_a_run_that_lost_its_lines_is_refused_and_not_charged_again(people: Path) -> None:
     point = point_in(people)
     ledger = register(people, point)
