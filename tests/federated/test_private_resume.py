@@ -25,6 +25,7 @@ from privacy_pipeline.dp import attempts
 from privacy_pipeline.dp.graphs.randomness import RunKey
 from privacy_pipeline.dp.training import run_state
 from privacy_pipeline.errors import BudgetRefusedError, PipelineError
+from privacy_pipeline.ledger import pins
 from privacy_pipeline.ledger.charging.grants import Grant
 from privacy_pipeline.ledger.charging.sequence import Charging
 from privacy_pipeline.ledger.ledger import Ledger
@@ -388,6 +389,22 @@ def test_another_model_of_the_callers_own_destroys_the_key(people: Path, other: 
     )
     assert seen == [1, 2, 3, 4, 5, 6]
     assert states(ledger) == [State.STARTED, State.COMMITTED]
+
+
+def test_a_start_that_a_killed_run_could_not_note_is_noted_by_the_next_one(people: Path) -> None:
+    """Else a ledger that is put back to before the start would pass, with rounds made since."""
+    point = point_in(people)
+    ledger = register(people, point)
+    pins.leave(ledger, data=people / "people", workspace=people / "runs", tell=print)
+    shutil.copy(people / "ledger.db", people / "before.db")
+    with dying(after(Grant, "start")):
+        run_point(point, build=logistic.build)
+    with pytest.raises(Killed):
+        run_point(point, build=logistic.build, report=kill_at(3))
+    assert {pin.seq for pin in pins.pinned([people / "people", people / "runs"]).values()} == {ledger.lineage().seq}
+    shutil.copy(people / "before.db", people / "ledger.db")
+    with pytest.raises(BudgetRefusedError, match="rolled back"):
+        run_point(point, build=logistic.build)
 
 
 def test_a_run_that_lost_its_lines_is_refused_and_not_charged_again(people: Path) -> None:

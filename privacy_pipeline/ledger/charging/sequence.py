@@ -72,11 +72,14 @@ def charged(
     Args:
         reservation: of the plan (`Ledger.spend`).
         composition: what an entry and all before it cost together (`Ledger.composition`).
-        note: called after the start; writes down beside the data how far the ledger is (`pins.note_again`).
+        note: called after the start, and where a killed attempt goes on under its own; writes down beside the data how
+            far the ledger is (`pins.note_again`).
 
     Raises:
         BudgetRefusedError, AccountingError, LedgerError: see `Ledger.spend`; nothing was read.
     """
     with reservation as grant:
         planned = tuple(composition(entry) for entry in grant.entry_ids)
+        if grant.continued:
+            note()  # the attempt that started it may have been killed before its note
         yield Charging(grant, planned, note)
