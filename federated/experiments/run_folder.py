@@ -52,12 +52,13 @@ class RunFolder:
         write_atomically(path=self.path / POINT, text=point_to_json(point) + "\n")
 
     def require(self, point: Point) -> None:
-        """Refuse a folder that holds a run of other content, which is not used again.
+        """Refuse a folder that holds a run of other content, settings or seed, which is not used again.
 
         Raises:
             BadInputError: it does.
         """
-        if self.point().inputs != point.inputs:
+        found = self.point()
+        if (found.name, found.inputs) != (point.name, point.inputs):
             raise BadInputError(f"{self.path} holds a run of other content", fix="move it away, and run again")
 
     def require_writable(self, size: int) -> None:

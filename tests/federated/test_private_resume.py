@@ -24,7 +24,7 @@ from federated.experiments.run_folder import RunFolder
 from privacy_pipeline.dp import attempts
 from privacy_pipeline.dp.graphs.randomness import RunKey
 from privacy_pipeline.dp.training import run_state
-from privacy_pipeline.errors import BudgetRefusedError, PipelineError
+from privacy_pipeline.errors import BadInputError, BudgetRefusedError, PipelineError
 from privacy_pipeline.ledger import pins
 from privacy_pipeline.ledger.charging.grants import Grant
 from privacy_pipeline.ledger.charging.sequence import Charging
@@ -405,6 +405,22 @@ def test_a_start_that_a_killed_run_could_not_note_is_noted_by_the_next_one(peopl
     shutil.copy(people / "before.db", people / "ledger.db")
     with pytest.raises(BudgetRefusedError, match="rolled back"):
         run_point(point, build=logistic.build)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_folder_copied_to_the_name_of_another_run_is_refused(people: Path, finished: bool) -> None:
+    point = point_in(people)
+    ledger = register(people, point)
+    other = point_in(people, **{"seeds: [1, 2]": "seeds: [2]"})
+    if finished:
+        run_point(point, build=logistic.build)
+    else:
+        with pytest.raises(Killed):
+            run_point(point, build=logistic.build, report=kill_at(3))
+    shutil.copytree(point.folder, other.folder)
+    with pytest.raises(BadInputError, match="run of other content"):
+        run_point(other, build=logistic.build)
+    assert states(ledger) == [State.COMMITTED if finished else State.STARTED]
 
 
 def test_a_run_that_lost_its_lines_is_refused_and_not_charged_again(people: Path) -> None:
