@@ -55,8 +55,8 @@ def binding_of(
 def model_digest(model: FederatedModel) -> str:
     """Return digests of what a model computes, for any weights of its own.
 
-    Its weights are in each checkpoint. What else it reads is not, be it a constant or a variable that Keras does not
-    list: it counts by value.
+    Its weights are in each checkpoint. What else it reads is not: a large constant, or a variable that Keras does not
+    list. Both count by value.
     """
     from privacy_pipeline.dp.training.checkpoints import captured_digest, graph_digest
 
