@@ -209,7 +209,7 @@ def _point(document: Document, settings: dict[str, JsonValue], seed: int) -> Poi
         _set(changed, dotted, value)
     config = _validated(changed)
     identity = config.model_dump(mode="json", exclude={"folder", "ledger"})
-    if config.privacy is not None and config.privacy.distributed is None:
+    if config.privacy is not None and (config.privacy.mechanism, config.privacy.scheme) == ("gaussian", "poisson"):
         # Not there when runs were named first: the same settings keep their names, and are not charged again.
         for name in ("mechanism", "distributed", "sampling"):
             del identity["privacy"][name]

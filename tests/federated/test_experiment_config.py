@@ -1,8 +1,11 @@
 """The experiment's YAML: a typo names its line, a grid is validated before anything runs."""
 
+import dataclasses
+
 import pytest
 
 from federated.experiments.config import load_experiment, point_from_json, point_to_json
+from federated.privacy.listed import MECHANISMS
 from privacy_pipeline.errors import BadInputError
 from tests.federated.experiment_files import DISTRIBUTED, PRIVACY, write_experiment
 
@@ -28,6 +31,15 @@ def test_a_grid_may_make_sections(tmp_path):
     )
     _, points = load_experiment(path)
     assert [point.config.data.client_column for point in points[::2]] == ["who", None, None]
+
+
+def test_ways_of_drawing_clients_that_an_extension_adds_give_runs_of_their_own(tmp_path, monkeypatch):
+    """Else the result of one would stand for the other."""
+    wider = dataclasses.replace(MECHANISMS["gaussian"], experiments=("poisson", "cyclic"))
+    monkeypatch.setitem(MECHANISMS, "gaussian", wider)
+    texts = [PRIVACY.replace("{", f"{{{more} ", 1) for more in ("", "sampling: poisson,", "sampling: cyclic,")]
+    names = [load_experiment(write_experiment(tmp_path, text))[1][0].name for text in texts]
+    assert names[0] == names[1] != names[2]
 
 
 def test_runs_that_were_named_before_there_was_a_mechanism_keep_their_names(tmp_path):
