@@ -195,7 +195,9 @@ def _has_state(folder: Path) -> bool:
 
 def _read(folder: Path) -> dict[str, str | int] | None:
     try:
-        held: dict[str, str | int] = json_value((folder / _TICKET).read_text())
+        held = json_value((folder / _TICKET).read_text())
     except (OSError, ValueError):
         return None
-    return held if {"run_id", "entry_id", "token"} <= set(held) else None
+    kinds = {"run_id": str, "entry_id": int, "token": str}
+    whole = isinstance(held, dict) and all(isinstance(held.get(name), kind) for name, kind in kinds.items())
+    return held if whole else None

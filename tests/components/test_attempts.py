@@ -140,6 +140,17 @@ def test_what_lost_its_key_is_charged_again(url: str, ledger: Ledger, root: Path
     assert states_of(ledger) == [State.STARTED, State.COMMITTED]
 
 
+@pytest.mark.parametrize("spoilt", ["", "7", "[]", "[[]]", '{"run_id": "run-1", "entry_id": "x", "token": "t"}'])
+def test_a_ticket_that_is_none_is_charged_again(url: str, ledger: Ledger, root: Path, spoilt: str) -> None:  # noqa: F811
+    key = die(url, root)
+    (folder_in(root) / "ticket.json").write_text(spoilt)
+    assert not attempts.can_continue(root, "run-1") and attempts.charged(root) == set()
+    backend = Resumable(dies=False)
+    train(backend, url, state_dir=root)
+    assert backend.keys != [key]
+    assert states_of(ledger) == [State.STARTED, State.COMMITTED]
+
+
 def test_a_state_that_does_not_fit_is_destroyed_and_charged_again(
     url: str,  # noqa: F811
     ledger: Ledger,  # noqa: F811
