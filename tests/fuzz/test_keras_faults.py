@@ -37,8 +37,13 @@ PLAN = PrivacyPlan.calibrated(
         {"optimizer": {"class_name": "SGD", "config": {"nope": 1}}},
         {"optimizer": {}},
         {"optimizer": 5},
+        {"loss_weights": 10**400},
+        {"loss_weights": [10**400]},
+        {"loss_weights": {"x": 1}},
+        {"loss_weights": float("nan")},
+        {"loss_weights": ["x"]},
     ],
-    ids=str,
+    ids=lambda change: str(change)[:40],
 )
 def test_an_argument_that_is_of_no_use(change: dict[str, Any]) -> None:
     model = tf.keras.Sequential([tf.keras.layers.Input((3,)), tf.keras.layers.Dense(1)])

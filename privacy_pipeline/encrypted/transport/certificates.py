@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -80,7 +81,7 @@ def require_current(path: Path) -> None:
     """
     try:
         certificate = x509.load_pem_x509_certificate(read_bounded(path, most=LARGEST_FILE))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, UnsupportedAlgorithm) as error:
         raise PipelineError(
             f"{path}: not usable ({error})", fix="privacy-pipeline encrypted init-parties FOLDER"
         ) from None

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -165,7 +166,7 @@ def _revoked(path: Path) -> list[x509.RevokedCertificate]:
         return list(x509.load_pem_x509_crl(read_bounded(path, most=LARGEST_FILE)))
     except FileNotFoundError:
         return []
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, UnsupportedAlgorithm) as error:
         raise BadInputError(f"{path}: not usable ({error})", fix="restore it from a copy in a party's folder") from None
 
 
@@ -174,7 +175,7 @@ def _authority(folder: Path) -> tuple[ec.EllipticCurvePrivateKey, x509.Certifica
     refuse_if_others_may_read(path)
     try:
         key = serialization.load_pem_private_key(read_bounded(path, most=LARGEST_FILE), None)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise BadInputError(
             f"{path}: not usable ({error})", fix=f"run it where {typed('encrypted', 'init-parties', folder)} was run"
         ) from None
@@ -187,5 +188,5 @@ def _loaded(path: Path) -> x509.Certificate:
     refuse_if_others_may_change(path)
     try:
         return x509.load_pem_x509_certificate(read_bounded(path, most=LARGEST_FILE))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, UnsupportedAlgorithm) as error:
         raise BadInputError(f"{path}: not usable ({error})", fix="restore the folder of `init-parties`") from None

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from privacy_pipeline.errors import PipelineError
@@ -99,7 +100,7 @@ class Revocations:
                 self._seen = seen
         except FileNotFoundError:
             self._seen, self._serials = None, frozenset()
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, UnsupportedAlgorithm) as error:
             raise PipelineError(
                 f"{path}: not usable ({error})", fix="copy it again from the deployment's folder"
             ) from None

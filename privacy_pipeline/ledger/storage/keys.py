@@ -256,12 +256,13 @@ def read_public(path: Path) -> PublicKey:
     Raises:
         BadInputError: the file cannot be read, or holds no Ed25519 public key.
     """
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
     try:
         key = load_pem_public_key(read_bounded(path, most=_LARGEST))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, UnsupportedAlgorithm) as error:
         raise BadInputError(f"{path}: no public key in it: {error}", fix="give the ledger_key.pub file") from error
     if not isinstance(key, Ed25519PublicKey):
         raise BadInputError(f"{path} is not an Ed25519 public key", fix="give the ledger_key.pub file")
@@ -269,6 +270,7 @@ def read_public(path: Path) -> PublicKey:
 
 
 def _read(path: Path) -> SigningKey:
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -286,7 +288,7 @@ def _read(path: Path) -> SigningKey:
             f"key {path}: {error.strerror}; without it nothing can be written to the ledger",
             fix=f"restore it, or set {ENVIRONMENT}; if it is lost: {_ROTATE}",
         ) from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         message = f"key {path} is not a private key in PEM: {error}"
         raise LedgerError(message, fix=f"restore it, or {_ROTATE}") from error
     if not isinstance(key, Ed25519PrivateKey):

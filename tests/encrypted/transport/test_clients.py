@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import socket
 import threading
@@ -18,7 +19,7 @@ from privacy_pipeline.encrypted.transport import clients, frames, joins, limits
 from privacy_pipeline.encrypted.transport.certificates import client_context, init_parties
 from privacy_pipeline.encrypted.transport.dialing import RefusedError, dial, listen
 from privacy_pipeline.encrypted.transport.frames import BadMessageError
-from privacy_pipeline.encrypted.transport.identities import CLIENT, REVOKED, Peer
+from privacy_pipeline.encrypted.transport.identities import CLIENT, REVOKED, Peer, Revocations
 from privacy_pipeline.encrypted.transport.joins import TunnelRecord
 from privacy_pipeline.encrypted.transport.sockets import to_unix
 from privacy_pipeline.encrypted.transport.tunnel import SHARES, Route, open_ingress
@@ -318,3 +319,21 @@ def test_a_header_that_does_not_come_is_not_waited_for(monkeypatch: pytest.Monke
 def test_certificates_that_no_calendar_has_are_refused(days: str, tmp_path: Path) -> None:
     found = CliRunner().invoke(app, ["encrypted", "init-parties", str(tmp_path / "new"), "--days", days])
     assert found.exit_code == 2 and not (tmp_path / "new").exists()
+
+
+def of_another_algorithm(path: Path) -> None:
+    """Give a file an object identifier that nobody has given to an algorithm."""
+    begin, *body, end = path.read_bytes().strip().split(b"\n")
+    der = base64.b64decode(b"".join(body)).replace(bytes.fromhex("2a8648ce3d0201"), bytes.fromhex("2a8648ce3d0279"))
+    path.write_bytes(b"\n".join([begin, base64.b64encode(der), end, b""]))
+
+
+def test_a_file_of_an_algorithm_that_nobody_knows(parties: Path) -> None:
+    clients.add_client(folder=parties, name="anna")
+    clients.revoke(folder=parties, name="anna")
+    of_another_algorithm(parties / "driver/ca.pem")
+    with pytest.raises(PipelineError, match="revoked.pem: not usable"):
+        Revocations(parties / "driver").require_valid(Peer(role="server0", name="server0", serial="1"))
+    of_another_algorithm(parties / "ca/key.pem")
+    with pytest.raises(BadInputError, match="ca/key.pem: not usable"):
+        clients.add_client(folder=parties, name="late")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import sqlite3
@@ -267,3 +268,23 @@ def test_what_was_started_cannot_be_given_back_by_editing_its_row(used: str) -> 
         with pytest.raises(LedgerError, match="should not be"):
             write()
     assert [status.spent_epsilon for status in ledger.status()] == [status.spent_epsilon for status in before]
+
+
+def of_another_algorithm(pem: bytes) -> bytes:
+    """The key with an object identifier that nobody has given to an algorithm (1.3.69.112 for 1.3.101.112)."""
+    begin, *body, end = pem.strip().split(b"\n")
+    der = base64.b64decode(b"".join(body)).replace(bytes.fromhex("2b6570"), bytes.fromhex("2b4570"))
+    return b"\n".join([begin, base64.b64encode(der), end, b""])
+
+
+def test_a_key_of_an_algorithm_that_nobody_knows(tmp_path: Path) -> None:
+    path = tmp_path / "ledger_key.pem"
+    key = keys.generate()
+    keys.store(path, key)
+    keys.write_public(path, key.public)
+    for held in (path, keys.public_file(path)):
+        held.write_bytes(of_another_algorithm(held.read_bytes()))
+    with pytest.raises(BadInputError, match="no public key in it: Unknown key type"):
+        keys.read_public(keys.public_file(path))
+    with pytest.raises(LedgerError, match="is not a private key in PEM: Unknown key type"):
+        keys.load_any(path)

@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from privacy_pipeline.config.models.ranges import is_number
 from privacy_pipeline.dp.checks.other_libraries import require_loss
 from privacy_pipeline.dp.graphs.tracing import told_as_users_code
 from privacy_pipeline.dp.rowwise.owners import LOSS_SCOPE
@@ -126,6 +127,8 @@ def _weights(loss_weights: Any, keys: Sequence[Any]) -> dict[Any, float]:
             f"loss_weights {loss_weights!r} does not fit the losses",
             fix="give it in the form of `loss`: a dict with the same names, a list of the same length, or one number",
         )
+    if not all(map(is_number, given.values())):
+        raise BadInputError("loss_weights: a weight is not a finite number", fix="give a finite number for each loss")
     return {key: float(given.get(key, 1.0)) for key in keys}
 
 
