@@ -332,8 +332,8 @@ def test_a_file_of_an_algorithm_that_nobody_knows(parties: Path) -> None:
     clients.add_client(folder=parties, name="anna")
     clients.revoke(folder=parties, name="anna")
     of_another_algorithm(parties / "driver/ca.pem")
-    with pytest.raises(PipelineError, match="revoked.pem: not usable"):
+    with pytest.raises(PipelineError, match=r"revoked\.pem: not usable"):
         Revocations(parties / "driver").require_valid(Peer(role="server0", name="server0", serial="1"))
     of_another_algorithm(parties / "ca/key.pem")
-    with pytest.raises(BadInputError, match="ca/key.pem: not usable"):
+    with pytest.raises(BadInputError, match=r"ca/key\.pem: not usable"):
         clients.add_client(folder=parties, name="late")
