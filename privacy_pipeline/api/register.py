@@ -141,8 +141,8 @@ def _cap(epsilon: float | None, delta: float | None, policy: Path | None) -> tup
         return epsilon, _DELTA if delta is None else delta, None
     if policy is None or epsilon is not None or delta is not None:
         raise BadInputError(
-            "a budget needs a cap: give epsilon (and delta), or a file with a policy, which has both",
-            fix="privacy-pipeline budget register CONFIG --epsilon 3, or privacy-pipeline budget init DATASET",
+            "a budget needs a cap, once: give epsilon (and delta), or a file with a policy, which has both",
+            fix="--epsilon CAP --delta DELTA, or --policy FILE (privacy-pipeline budget init DATASET writes one)",
         )
     loaded = load_policy(policy)
     return loaded.epsilon, loaded.delta, loaded
