@@ -16,7 +16,7 @@ from privacy_pipeline.backends import private_plan
 from privacy_pipeline.cli.main import app
 from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.pipelines.registration.register import register_dataset
-from privacy_pipeline.pipelines.reporting import audits
+from privacy_pipeline.pipelines.reporting import audits, readings
 from privacy_pipeline.pipelines.workspace.workspace import RunFolder
 from privacy_pipeline.reports.record.build import build_record
 from tests.cli.test_tables import make_state
@@ -90,7 +90,7 @@ def test_a_run_keeps_its_audits_and_shows_them(project: tuple[Path, PipelineConf
     for times in (1, 2):
         result = call("audit", "run-1", "--mechanism", *FEW, *sure, *where)
         assert result.exit_code == 0, result.output
-        assert len(audits.stored(folder)) == times
+        assert len(readings.later_audits_of(folder)) == times
     assert "claimed at most" in call("show", "run-1", *where).stdout
     assert len(json.loads(call("show", "run-1", "--json", *where).stdout)["audits"]) == 2
 
@@ -106,7 +106,7 @@ def test_bounds_that_cross_fail_with_one_line(project: tuple[Path, PipelineConfi
     assert result.exit_code == as_json.exit_code == 1
     assert "the guarantee is wrong" in " ".join(result.output.split())
     assert "the guarantee is wrong" in json.loads(as_json.stdout)["error"]
-    assert len(audits.stored(folder)) == 2  # bad news is kept too
+    assert len(readings.later_audits_of(folder)) == 2  # bad news is kept too
 
 
 def test_what_cannot_be_audited_is_refused(project: tuple[Path, PipelineConfig], tmp_path: Path) -> None:

@@ -41,15 +41,15 @@ def show(
 ) -> None:
     """Show one run: nodes, metrics, slices, privacy record, files."""
     from privacy_pipeline.api import runs as api
-    from privacy_pipeline.cli.commands.audit_commands import attacks_table, audits_table
+    from privacy_pipeline.cli.audit_tables import attacks_table, audits_table
     from privacy_pipeline.cli.live import node_text
     from privacy_pipeline.cli.tables import privacy_table, run_table
-    from privacy_pipeline.pipelines.reporting import audits, membership
+    from privacy_pipeline.pipelines.reporting import readings
 
     with errors_as_exit_codes(as_json=as_json):
         found = api.find(name, workspace=workspace)
         folder, state, summary = found.folder, found.state, found.summary
-        audited, attacked = audits.of_run(folder), membership.stored(folder)
+        audited, attacked = readings.audits_of(folder), readings.attacks_of(folder)
     if as_json:
         print_run(state, summary, audits=audited, attacks=attacked)
         return

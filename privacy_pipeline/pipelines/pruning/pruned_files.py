@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection
 from pathlib import Path
 
-from privacy_pipeline.pipelines.reporting import audits, run_report
+from privacy_pipeline.pipelines.reporting import readings, run_report
 from privacy_pipeline.pipelines.workspace.run_state import RunSpec, RunState
 from privacy_pipeline.pipelines.workspace.workspace import (
     RUN_NAME,
@@ -20,7 +20,7 @@ from privacy_pipeline.pipelines.workspace.workspace import (
 from privacy_pipeline.reports.record.summary import RunSummary
 
 # Files of a run's folder that stay. Everything else in it goes, also files that a later version keeps there.
-_KEPT = (STATE_FILE, SPEC_FILE, SUMMARY_FILE, audits.FILE, run_report.FOLDER, "lock")
+_KEPT = (STATE_FILE, SPEC_FILE, SUMMARY_FILE, readings.AUDITS, run_report.FOLDER, "lock")
 _OVERALL = "overall"
 _READING = (".reading", "federated/.reading")  # copies of data while they are read; each has a lock
 _STALE_SECONDS = 3600.0  # a folder without a state that is older is left from a killed start

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from privacy_pipeline.backends import private_plan
 from privacy_pipeline.backends.tuning import at_point, first_trial
@@ -13,14 +13,12 @@ from privacy_pipeline.data import source
 from privacy_pipeline.errors import BadInputError, PipelineError
 from privacy_pipeline.files.atomic import write_atomically
 from privacy_pipeline.pipelines.preflight import preflight
+from privacy_pipeline.pipelines.reporting.readings import AUDITS, later_audits_of
 from privacy_pipeline.pipelines.workspace.workspace import RunFolder
 
 if TYPE_CHECKING:
     from privacy_pipeline.dp.attacks.audit import AuditResult
     from privacy_pipeline.dp.plan import PrivacyPlan
-
-FILE = "audits.json"
-Stored = dict[str, Any]
 
 
 def plan_of_config(config: PipelineConfig) -> PrivacyPlan:
@@ -125,24 +123,8 @@ def audit(
     return results
 
 
-def stored(folder: RunFolder) -> list[Stored]:
-    """Return the audits of a run that were made after it, oldest first.
-
-    Raises:
-        BadInputError: the file cannot be read.
-    """
-    return folder.read_list(FILE)
-
-
-def of_run(folder: RunFolder) -> list[Stored]:
-    """Return all audits of a run: those in its record, then those that were made after it."""
-    summary = folder.read_summary()
-    recorded = summary.record.audits if summary is not None else []
-    return [*(entry for entry in recorded if isinstance(entry, dict)), *stored(folder)]
-
-
 def append(folder: RunFolder, results: list[AuditResult]) -> None:
     """Add audits to those of a run."""
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    entries = [*stored(folder), *({"made": now, **result.to_json()} for result in results)]
-    write_atomically(path=folder.path / FILE, text=json.dumps(entries, indent=2))
+    entries = [*later_audits_of(folder), *({"made": now, **result.to_json()} for result in results)]
+    write_atomically(path=folder.path / AUDITS, text=json.dumps(entries, indent=2))

@@ -20,6 +20,7 @@ from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.files.atomic import write_atomically
 from privacy_pipeline.files.literal_paths import literal
 from privacy_pipeline.pipelines.preflight import admission
+from privacy_pipeline.pipelines.reporting.readings import ATTACKS
 from privacy_pipeline.pipelines.workspace.metadata import connection_config
 from privacy_pipeline.pipelines.workspace.stored_text import store_of
 from privacy_pipeline.pipelines.workspace.workspace import RunFolder
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from privacy_pipeline.data.schema.features import FeaturePlan
     from privacy_pipeline.dp.attacks.membership import AttackReading
 
-FILE = "attacks.json"
 _BATCH = 4096
 _SMALLEST_SLICE = 50  # of members and of others; with fewer, an interval is useless
 Losses = dict[str, "NDArray[np.float64]"]
@@ -171,17 +171,8 @@ def _as_text(values: Any) -> Any:
     return np.array([v.decode(errors="replace") if isinstance(v, bytes) else f"{v:g}" for v in flat])
 
 
-def stored(folder: RunFolder) -> list[dict[str, Any]]:
-    """Return the latest readings of a run.
-
-    Raises:
-        BadInputError: the file cannot be read.
-    """
-    return folder.read_list(FILE)
-
-
 def keep(folder: RunFolder, readings: list[AttackReading]) -> None:
     """Keep readings in the run's folder, in place of earlier ones."""
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     entries = [{"made": now, **reading.to_json()} for reading in readings]
-    write_atomically(path=folder.path / FILE, text=json.dumps(entries, indent=2))
+    write_atomically(path=folder.path / ATTACKS, text=json.dumps(entries, indent=2))
