@@ -94,10 +94,10 @@ class Accounted:
             PipelineError: another number of rounds was made than planned, or a round was given out twice.
         """
         if not _in_order(self.summed):
-            raise PipelineError("a round was left out or given out twice: there is no guarantee to state")
+            raise PipelineError("a round was left out or given out twice, so this run has no guarantee")
         made, planned = len(self.summed), self.plan.rounds
         if made != planned:
-            raise PipelineError(f"{made} rounds were made, {planned} were planned: there is no guarantee to state")
+            raise PipelineError(f"{made} rounds were made, {planned} were planned, so this run has no guarantee")
 
     @property
     def whole(self) -> bool:

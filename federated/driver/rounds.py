@@ -139,7 +139,7 @@ class Rounds:
             PipelineError: nothing is accounted for.
         """
         if self.accounted is None:
-            raise PipelineError("no noise is bound to a plan: there is no guarantee to state")
+            raise PipelineError("this run adds no noise under a plan, so it has no guarantee to state")
         return self.accounted
 
     def run(self) -> RoundState:

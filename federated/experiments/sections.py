@@ -10,7 +10,7 @@ from federated.clients.splits import IidSplit, LabelSkewSplit, QuantitySkewSplit
 from privacy_pipeline.config.extensions import ExperimentProtectionName, either, protections
 from privacy_pipeline.config.models.base import Section
 from privacy_pipeline.config.models.dataset import DatasetConfig, KeyedUnit
-from privacy_pipeline.config.models.dp import Delta, PositiveFloat
+from privacy_pipeline.config.models.dp import Delta, PositiveFloat, require_one_target
 from privacy_pipeline.config.models.federated_privacy import DistributedSection, SiloMechanism, check_distributed
 from privacy_pipeline.config.models.ranges import ClippingNorm, LearningRate, NoiseMultiplier
 
@@ -90,8 +90,7 @@ class PrivacySection(Section):
 
     @model_validator(mode="after")
     def _one_target(self) -> PrivacySection:
-        if (self.target_epsilon is None) == (self.noise_multiplier is None):
-            raise ValueError("give exactly one of `target_epsilon` and `noise_multiplier`")
+        require_one_target(self.target_epsilon, self.noise_multiplier)
         allowed = protections()[self.mechanism]
         if self.scheme not in allowed.experiments and not allowed.integers:
             only = either([f"`sampling: {name}`" for name in allowed.experiments])

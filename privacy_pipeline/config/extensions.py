@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -183,13 +184,13 @@ def either(names: list[str]) -> str:
     return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
-class ListedName:
+class ListedName(ABC):
     """Base of annotations of a text that names one of a fixed list, which pydantic checks as it checks `Literal`."""
 
     @classmethod
+    @abstractmethod
     def names(cls) -> list[str]:
         """Return the names of the registry, in its order."""
-        raise NotImplementedError
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:

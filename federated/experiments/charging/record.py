@@ -82,7 +82,7 @@ def record_of(
     """
     accounted.require_whole()
     if accounted.plan is not charge.plan:
-        raise PipelineError("what ran was built from another plan than the charge: there is no guarantee to state")
+        raise PipelineError("the run used a different plan from the one that was charged, so it has no guarantee")
     dataset, stated = config.data.dataset, charge.statement(config, counted)
     return PrivacyRecord(
         run_id=run_id,

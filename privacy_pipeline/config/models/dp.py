@@ -15,6 +15,16 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Delta = Annotated[float, Field(gt=0, lt=1, description="Delta of the guarantee, below 1 / number of units.")]
 
 
+def require_one_target(target_epsilon: float | None, noise_multiplier: float | None) -> None:
+    """Refuse a block that gives both an epsilon to meet and the noise, or neither.
+
+    Raises:
+        ValueError: it does.
+    """
+    if (target_epsilon is None) == (noise_multiplier is None):
+        raise ValueError("give exactly one of `target_epsilon` and `noise_multiplier`")
+
+
 @dataclass(frozen=True, kw_only=True)
 class DpDefaults:
     """The defaults of a private run; benchmarks/README.md gives the reasons.
@@ -129,8 +139,7 @@ class DpSgdSection(Section):
 
     @model_validator(mode="after")
     def _one_source_of_noise(self) -> DpSgdSection:
-        if (self.target_epsilon is None) == (self.noise_multiplier is None):
-            raise ValueError("give exactly one of `target_epsilon` and `noise_multiplier`")
+        require_one_target(self.target_epsilon, self.noise_multiplier)
         return self
 
     @model_validator(mode="after")

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from privacy_pipeline.config.extensions import ProtectionName, algorithms, either, protections
 from privacy_pipeline.config.models.base import Section
-from privacy_pipeline.config.models.dp import AdaptiveSection, Delta, PositiveFloat
+from privacy_pipeline.config.models.dp import AdaptiveSection, Delta, PositiveFloat, require_one_target
 from privacy_pipeline.config.models.federated import FederatedAlgorithm
 from privacy_pipeline.config.models.ranges import ClippingNorm, NoiseMultiplier
 
@@ -134,8 +134,7 @@ class FederatedPrivacySection(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> FederatedPrivacySection:
-        if (self.target_epsilon is None) == (self.noise_multiplier is None):
-            raise ValueError("give exactly one of `target_epsilon` and `noise_multiplier`")
+        require_one_target(self.target_epsilon, self.noise_multiplier)
         listed = protections()[self.mechanism]
         if self.adaptive is not None and not listed.adaptive and not listed.integers:
             raise ValueError(f"`adaptive` changes the norm that `mechanism: {self.mechanism}` spreads its noise over")
@@ -177,8 +176,7 @@ class SiloMechanism(Section):
 
     @model_validator(mode="after")
     def _one_target(self) -> SiloMechanism:
-        if (self.target_epsilon is None) == (self.noise_multiplier is None):
-            raise ValueError("give exactly one of `target_epsilon` and `noise_multiplier`")
+        require_one_target(self.target_epsilon, self.noise_multiplier)
         return self
 
 

@@ -322,7 +322,7 @@ def test_certificates_that_no_calendar_has_are_refused(days: str, tmp_path: Path
 
 
 def of_another_algorithm(path: Path) -> None:
-    """Give a file an object identifier that nobody has given to an algorithm."""
+    """Give a file an object identifier that belongs to no known algorithm."""
     begin, *body, end = path.read_bytes().strip().split(b"\n")
     der = base64.b64decode(b"".join(body)).replace(bytes.fromhex("2a8648ce3d0201"), bytes.fromhex("2a8648ce3d0279"))
     path.write_bytes(b"\n".join([begin, base64.b64encode(der), end, b""]))

@@ -271,7 +271,7 @@ def test_what_was_started_cannot_be_given_back_by_editing_its_row(used: str) -> 
 
 
 def of_another_algorithm(pem: bytes) -> bytes:
-    """The key with an object identifier that nobody has given to an algorithm (1.3.69.112 for 1.3.101.112)."""
+    """The key under the object identifier of no known algorithm: 1.3.69.112 in place of 1.3.101.112."""
     begin, *body, end = pem.strip().split(b"\n")
     der = base64.b64decode(b"".join(body)).replace(bytes.fromhex("2b6570"), bytes.fromhex("2b4570"))
     return b"\n".join([begin, base64.b64encode(der), end, b""])
