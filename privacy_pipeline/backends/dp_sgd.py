@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from privacy_pipeline import backends
 from privacy_pipeline.accounting.plan import MechanismPlan
 from privacy_pipeline.backends import private_plan
 from privacy_pipeline.backends.base import Audits, Executed, Specs, TrainingInputs
@@ -51,12 +52,10 @@ class DpSgdBackend:
         Raises:
             BadInputError: an example of the model reaches another one, or the model cannot be trained privately.
         """
-        from privacy_pipeline.backends import keras_io
-
         found = specs()
-        model = keras_io.model_of(config, features=features, specs=found)
+        model = backends.keras_io.model_of(config, features=features, specs=found)
         private = _under_plan(model, private_plan.reserved_plan(config, plan), config)
-        x, y = keras_io.batch_specs(model, found)
+        x, y = backends.keras_io.batch_specs(model, found)
         verdict: Verdict = private.examine(x, y)
         return verdict
 
@@ -78,10 +77,8 @@ class DpSgdBackend:
         Raises:
             BadInputError, PipelineError: as `fit`.
         """
-        from privacy_pipeline.backends import keras_io
-
         model, executed = self.fit(inputs)
-        keras_io.save_model(
+        backends.keras_io.save_model(
             model, transform_graph=inputs.transform_graph, features=inputs.features, model_dir=inputs.model_dir
         )
         return executed
@@ -99,7 +96,6 @@ class DpSgdBackend:
         """
         import tensorflow as tf
 
-        from privacy_pipeline.backends import keras_io
         from privacy_pipeline.backends.example_data import read_examples
 
         mechanism = inputs.plan
@@ -110,7 +106,7 @@ class DpSgdBackend:
         if seed is not None:
             tf.keras.utils.set_random_seed(seed)
         # Before the first read, so that a model that is refused has seen no data.
-        model = keras_io.build_model(inputs)
+        model = backends.keras_io.build_model(inputs)
         private = _under_plan(model, plan, inputs.config, state_dir=inputs.state_dir, binding=inputs.binding)
         audits = audited(plan, inputs.config) if inputs.audits is None else inputs.audits
         examples = read_examples(
@@ -163,10 +159,8 @@ def _under_plan(
     model: Any, plan: PrivacyPlan, config: PipelineConfig, *, state_dir: Path | None = None, binding: str = ""
 ) -> Any:
     """Return the model under its plan, by the engine that the config names; both have the same `examine` and `fit`."""
-    from privacy_pipeline.backends import keras_io
-
     training = config.training
-    optimizer, loss = keras_io.make_optimizer(training), tasks.of(config.dataset).loss()
+    optimizer, loss = backends.keras_io.make_optimizer(training), tasks.of(config.dataset).loss()
     if training.dp_sgd is not None and training.dp_sgd.engine == "tensorflow_privacy":
         from privacy_pipeline.backends.tfp.engine import TfpModel
 
@@ -188,9 +182,7 @@ def _under_plan(
 
 def _fit(private: Any, examples: Examples, plan: PrivacyPlan, inputs: TrainingInputs) -> Execution:
     """Run the plan's steps, with progress and the curve of the weights for TensorBoard."""
-    from privacy_pipeline.backends import keras_io
-
-    writer = keras_io.summary_writer(inputs.log_dir)
+    writer = backends.keras_io.summary_writer(inputs.log_dir)
     callback = _curves(inputs, plan, writer)
     owners = {} if examples.owners is None else {"users": examples.owners}
     execution: Execution = private.fit(examples.store, callbacks=[callback], **owners)
@@ -202,14 +194,12 @@ def _curves(inputs: TrainingInputs, plan: PrivacyPlan, writer: Any) -> Any:
     """Return a Keras callback that reports the steps made, and the norm of the weights after each epoch."""
     import tensorflow as tf
 
-    from privacy_pipeline.backends import keras_io
-
     class Curves(tf.keras.callbacks.Callback):
         sets_no_weights = True
 
         def __init__(self) -> None:
             super().__init__()
-            self._progress = keras_io.Progress(inputs.report_progress, total=plan.steps)
+            self._progress = backends.keras_io.Progress(inputs.report_progress, total=plan.steps)
             self._epoch = 0
 
         def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:

@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from privacy_pipeline import backends
 from privacy_pipeline.backends.base import Audits, Backend, Executed, Specs, TrainingInputs
 from privacy_pipeline.backends.models import user_code
 from privacy_pipeline.config.models.pipeline import PipelineConfig
@@ -48,9 +49,7 @@ class EncryptedBackend:
         Raises:
             BadInputError: a layer cannot be converted; else as that backend does.
         """
-        from privacy_pipeline.backends import keras_io
-
-        rehearse(keras_io.model_of(config, features=features, specs=specs()), config, features)
+        rehearse(backends.keras_io.model_of(config, features=features, specs=specs()), config, features)
         return _trainer(config).examine(config=config, features=features, plan=plan, specs=specs)
 
     def verify(self, inputs: TrainingInputs) -> Audits:
@@ -67,11 +66,9 @@ class EncryptedBackend:
         Raises:
             BadInputError: a layer cannot be converted (before any data is read); else as the backend that trains does.
         """
-        from privacy_pipeline.backends import keras_io
-
         trainer = _trainer(inputs.config)
         if inputs.plan is not None or trainer.name == "plain":  # else the trainer refuses to go on without a plan
-            rehearse(keras_io.build_model(inputs, trained=False), inputs.config, inputs.features)
+            rehearse(backends.keras_io.build_model(inputs, trained=False), inputs.config, inputs.features)
         executed = trainer.train(inputs)
         private = add_private_model(inputs)
         return dataclasses.replace(executed, inference_error=private.logit_error)

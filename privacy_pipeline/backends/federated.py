@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from privacy_pipeline import backends
 from privacy_pipeline.accounting.plan import MechanismPlan
 from privacy_pipeline.backends.base import Audits, Executed, Specs, TrainingInputs
 from privacy_pipeline.backends.simulation import federated_plan, federated_silos
@@ -98,8 +99,6 @@ class FederatedBackend:
         """
         import tensorflow as tf
 
-        from privacy_pipeline.backends import keras_io
-
         config, mechanism = inputs.config, inputs.plan
         if config.training.claims_guarantee and mechanism is None:
             raise BadInputError("backend federated with a guarantee trains only under a reserved plan", fix="register")
@@ -107,7 +106,7 @@ class FederatedBackend:
             tf.keras.utils.set_random_seed(config.training.seed)
         audits = self.verify(inputs) if inputs.audits is None else inputs.audits
         # Before the first read, so that a model that is refused has seen no data.
-        model = keras_io.build_model(inputs)
+        model = backends.keras_io.build_model(inputs)
         if mechanism is not None and config.training.silo_column is not None:
             executed = _by_silos(inputs, model, mechanism)
         else:
@@ -116,7 +115,7 @@ class FederatedBackend:
             # `fit` of the DP-SGD engine checks its noise by itself; here the rounds are made piece by piece.
             executed = dataclasses.replace(executed, audits=audits)
             require_executed_as_planned(mechanism, executed)
-        keras_io.save_model(
+        backends.keras_io.save_model(
             model, transform_graph=inputs.transform_graph, features=inputs.features, model_dir=inputs.model_dir
         )
         return executed
@@ -137,7 +136,6 @@ def audited(plan: FederatedPlan | SiloPlan) -> Audits:
 
 def _by_clients(inputs: TrainingInputs, model: Any, mechanism: MechanismPlan | None) -> tuple[Any, Executed]:
     """Train on cohorts of clients, under the reserved plan if there is one; return the trained model."""
-    from privacy_pipeline.backends import keras_io
     from privacy_pipeline.backends.simulation.federated_clients import read_clients
     from privacy_pipeline.backends.simulation.federated_rounds import assign
 
@@ -151,7 +149,7 @@ def _by_clients(inputs: TrainingInputs, model: Any, mechanism: MechanismPlan | N
         with _curves(inputs, training, steps=cohorts.rounds, of_round=1):
             state = training.rounds.run()
         if worker is not None:  # TensorFlow Federated traces in graphs of TensorFlow 1, which a model does not survive
-            model = keras_io.build_model(inputs, trained=False)
+            model = backends.keras_io.build_model(inputs, trained=False)
     assign(model, state)
     return model, _executed(training, cohorts, examples=examples, clients=clients, plan=plan)
 
@@ -220,10 +218,8 @@ def _curves(inputs: TrainingInputs, training: PipelineRounds, *, steps: int, of_
     """Report the steps made, `of_round` in each round, and write the curves for TensorBoard."""
     import tensorflow as tf
 
-    from privacy_pipeline.backends import keras_io
-
-    writer = keras_io.summary_writer(inputs.log_dir)
-    progress = keras_io.Progress(inputs.report_progress, total=steps)
+    writer = backends.keras_io.summary_writer(inputs.log_dir)
+    progress = backends.keras_io.Progress(inputs.report_progress, total=steps)
     written, history = 0, training.curves.history
 
     def told(done: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from privacy_pipeline import backends
 from privacy_pipeline.backends.base import Audits, Executed, Specs, TrainingInputs
 from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.tasks import registry as tasks
@@ -44,10 +45,8 @@ class PlainBackend:
             BadInputError: the train split is empty, or the model is not usable.
             PipelineError: the training diverged.
         """
-        from privacy_pipeline.backends import keras_io
-
         model, executed = self.fit(inputs)
-        keras_io.save_model(
+        backends.keras_io.save_model(
             model, transform_graph=inputs.transform_graph, features=inputs.features, model_dir=inputs.model_dir
         )
         return executed
@@ -63,17 +62,15 @@ class PlainBackend:
         """
         import tensorflow as tf
 
-        from privacy_pipeline.backends import keras_io
-
         training = inputs.config.training
         if training.seed is not None:
             tf.keras.utils.set_random_seed(training.seed)
-        rows = keras_io.read_rows(inputs.train_files, transform_graph=inputs.transform_graph)
+        rows = backends.keras_io.read_rows(inputs.train_files, transform_graph=inputs.transform_graph)
         held_out = _held_out(inputs)
-        model = keras_io.build_model(inputs)
+        model = backends.keras_io.build_model(inputs)
         task = tasks.of(inputs.config.dataset)
         model.compile(
-            optimizer=keras_io.make_optimizer(training),
+            optimizer=backends.keras_io.make_optimizer(training),
             loss=task.loss(),
             metrics=task.curves(),
         )
@@ -111,11 +108,10 @@ def _tensorboard(inputs: TrainingInputs) -> list[Any]:
 
 
 def _held_out(inputs: TrainingInputs) -> tuple[dict[str, Any], Any] | None:
-    from privacy_pipeline.backends import keras_io
 
     if not inputs.eval_files:
         return None
-    rows = keras_io.read_rows(inputs.eval_files, transform_graph=inputs.transform_graph)
+    rows = backends.keras_io.read_rows(inputs.eval_files, transform_graph=inputs.transform_graph)
     return dict(rows.inputs), rows.labels
 
 
@@ -123,14 +119,12 @@ def _counter(inputs: TrainingInputs, *, total: int) -> Any:
     """Return a Keras callback that counts steps and epochs, reports progress and stops a training that diverged."""
     import tensorflow as tf
 
-    from privacy_pipeline.backends import keras_io
-
     class Counter(tf.keras.callbacks.Callback):
         def __init__(self) -> None:
             super().__init__()
             self.steps = 0
             self.epochs = 0
-            self._progress = keras_io.Progress(inputs.report_progress, total=total)
+            self._progress = backends.keras_io.Progress(inputs.report_progress, total=total)
 
         def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
             self.steps += 1
@@ -138,6 +132,6 @@ def _counter(inputs: TrainingInputs, *, total: int) -> Any:
 
         def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
             self.epochs += 1
-            keras_io.require_finite_weights(self.model, epoch=self.epochs)
+            backends.keras_io.require_finite_weights(self.model, epoch=self.epochs)
 
     return Counter()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from federated.privacy.distributed_noise import require_dimension
 from federated.silos.records import stated
+from privacy_pipeline import backends
 from privacy_pipeline.backends import encrypted, tuning
 from privacy_pipeline.backends.base import TrainingInputs
 from privacy_pipeline.backends.simulation import federated_silos
@@ -56,11 +57,9 @@ def _of_one_trial(config: PipelineConfig) -> PipelineConfig:
 
 def _saved(inputs: TrainingInputs) -> int:
     """Save an untrained model as a trained one would be, and give its bytes on disk."""
-    from privacy_pipeline.backends import keras_io
-
-    model = keras_io.build_model(inputs, trained=False)
+    model = backends.keras_io.build_model(inputs, trained=False)
     _require_encodable(inputs.config, model)
-    keras_io.save_model(
+    backends.keras_io.save_model(
         model, transform_graph=inputs.transform_graph, features=inputs.features, model_dir=inputs.model_dir
     )
     if inputs.config.training.encrypted is not None:

@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from privacy_pipeline import backends
 from privacy_pipeline.accounting.tuning import draw_number, whole_event
 from privacy_pipeline.backends import dp_sgd, private_plan
 from privacy_pipeline.backends.base import Audits, Executed, TrainingInputs, TrialScore, Tuned
@@ -134,8 +135,6 @@ def _trial(inputs: TrainingInputs, point: Point) -> tuple[float, list[Any], Exec
     """Run one trial: score, weights, and what ran. The score of a model that gives no numbers is the lowest."""
     import tensorflow as tf
 
-    from privacy_pipeline.backends import keras_io
-
     tf.keras.backend.clear_session()
     plan: MechanismPlan | None = None
     if inputs.plan is not None:
@@ -147,7 +146,7 @@ def _trial(inputs: TrainingInputs, point: Point) -> tuple[float, list[Any], Exec
     finally:
         shutil.rmtree(inputs.work_dir, ignore_errors=True)
     executed = dataclasses.replace(executed, tuning=Tuned(point=point, plan=plan))
-    rows = keras_io.read_rows(inputs.eval_files, transform_graph=inputs.transform_graph)
+    rows = backends.keras_io.read_rows(inputs.eval_files, transform_graph=inputs.transform_graph)
     score = tasks.of(inputs.config.dataset).scores[tuning_of(inputs.config).metric]
     return _score(model, rows, score), model.get_weights(), executed
 

@@ -18,9 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from privacy_pipeline import backends
 from privacy_pipeline.accounting.events import canonical
 from privacy_pipeline.accounting.tuning import whole_event
+from privacy_pipeline.backends import private_plan
 from privacy_pipeline.backends.base import Audits, Executed, KerasBackend, Specs, TrainingInputs, Tuned
+from privacy_pipeline.backends.dp_sgd import DpSgdBackend, audited, require_noise
+from privacy_pipeline.backends.plain import PlainBackend
 from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.config.models.tuning import Point, TuningSection
 from privacy_pipeline.dp.rowwise.verdict import Verdict, least_proven
@@ -104,9 +108,6 @@ class TunedBackend:
         """
         if inputs.plan is None:
             return ()
-        from privacy_pipeline.backends import private_plan
-        from privacy_pipeline.backends.dp_sgd import audited, require_noise
-
         plans = []
         for point in tuning_of(inputs.config).space.points():
             trial = trial_plan(inputs.config, point, units=inputs.plan.units, like=inputs.plan)
@@ -147,11 +148,8 @@ def tuning_of(config: PipelineConfig) -> TuningSection:
 
 def trainer_of(config: PipelineConfig) -> KerasBackend:
     """Return the backend of a trial."""
-    from privacy_pipeline.backends.dp_sgd import DpSgdBackend
-    from privacy_pipeline.backends.plain import PlainBackend
-
-    backends: dict[str, KerasBackend] = {"dp_sgd": DpSgdBackend(), "plain": PlainBackend()}
-    return backends[config.training.backend]
+    trainers: dict[str, KerasBackend] = {"dp_sgd": DpSgdBackend(), "plain": PlainBackend()}
+    return trainers[config.training.backend]
 
 
 def at_point(config: PipelineConfig, point: Mapping[str, Any]) -> PipelineConfig:
@@ -239,12 +237,11 @@ def _untrained(inputs: TrainingInputs, section: TuningSection) -> Executed:
 
 
 def _save(inputs: TrainingInputs, point: Mapping[str, Any], weights: list[Any]) -> None:
-    from privacy_pipeline.backends import keras_io
 
-    model = keras_io.build_model(dataclasses.replace(inputs, config=at_point(inputs.config, point)))
+    model = backends.keras_io.build_model(dataclasses.replace(inputs, config=at_point(inputs.config, point)))
     if weights:
         model.set_weights(weights)
-    keras_io.save_model(
+    backends.keras_io.save_model(
         model, transform_graph=inputs.transform_graph, features=inputs.features, model_dir=inputs.model_dir
     )
 

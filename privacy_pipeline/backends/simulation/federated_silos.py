@@ -16,6 +16,7 @@ from federated.clients.origin import ClientOrigin
 from federated.silos.plan import SiloPlan
 from federated.silos.records import SiloRecords, stated
 from federated.silos.statement import MECHANISM
+from privacy_pipeline import backends
 from privacy_pipeline.accounting.plan import MechanismPlan, Sampler
 from privacy_pipeline.backends.base import Executed, TrainingInputs
 from privacy_pipeline.config.models.dataset import KeyedUnit
@@ -141,11 +142,10 @@ def examined(
         BadInputError: an example of the model reaches another one, or the model cannot be trained privately.
     """
     from federated.silos.engine import examine
-    from privacy_pipeline.backends import keras_io
     from privacy_pipeline.backends.simulation.federated_rounds import as_federated
 
-    model = keras_io.model_of(config, features=features, specs=specs)
-    x, y = keras_io.batch_specs(model, specs)
+    model = backends.keras_io.model_of(config, features=features, specs=specs)
+    x, y = backends.keras_io.batch_specs(model, specs)
     return examine(as_federated(model, tasks.of(config.dataset)), reserved_plan(config, plan), x=x, y=y)
 
 

@@ -16,6 +16,7 @@ from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
 from tfx.utils import io_utils, path_utils
 
+from privacy_pipeline import backends
 from privacy_pipeline.accounting.plan import MechanismPlan
 from privacy_pipeline.accounting.record import Composition, PrivacyRecord
 from privacy_pipeline.accounting.tuning import purpose_of
@@ -220,15 +221,12 @@ class _Training:
 
 def _require_built(inputs: TrainingInputs) -> None:
     """Build the model once, whether or not the backend examines it: what cannot be built costs nothing."""
-    from privacy_pipeline.backends import keras_io
-
-    keras_io.model_of(inputs.config, features=inputs.features, specs=_specs(inputs))
+    backends.keras_io.model_of(inputs.config, features=inputs.features, specs=_specs(inputs))
 
 
 def _specs(inputs: TrainingInputs) -> Mapping[str, InputSpec]:
-    from privacy_pipeline.backends import keras_io
 
-    return keras_io.input_specs(inputs.transform_graph)
+    return backends.keras_io.input_specs(inputs.transform_graph)
 
 
 def _schema_is_public(config: PipelineConfig) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from privacy_pipeline import backends
 from privacy_pipeline.backends import registry
 from privacy_pipeline.backends.models import user_code
 from privacy_pipeline.config.models.pipeline import PipelineConfig
@@ -73,9 +74,8 @@ def _build(config: PipelineConfig, features: FeaturePlan | None) -> None:
     known = features is not None and _is_framework_preprocessing(config.model.use)
     if features is None or not known or user_code.BUILD not in user_code.defined_by(config.model.use):
         return
-    from privacy_pipeline.backends import keras_io
 
-    keras_io.model_of(config, features=features, specs=_specs(features))
+    backends.keras_io.model_of(config, features=features, specs=_specs(features))
 
 
 def _is_framework_preprocessing(use: str) -> bool:
