@@ -103,7 +103,7 @@ def run_charged(run: Run) -> dict[str, Any]:
 
     A run that was killed goes on under the charge that it has, if its key and all else are still the same: rounds are
     made again bit by bit, or not at all. Anything else destroys the key, and the run begins and pays again. Key,
-    checkpoint and ticket lie in the run's folder until the summary is written; one process holds them at a time.
+    checkpoint and resume token lie in the run's folder until the summary is written; one process holds them at a time.
 
     Raises:
         BadInputError: the data, or the settings for this data, are not usable; nothing was charged.
@@ -239,7 +239,7 @@ class _Charged:
                 plan=charge.plan,
                 algorithm=run.config.algorithm,
                 clients=data.train,
-                # Settings and code decide the run. A key belongs to one charge: with another's ticket it has not paid.
+                # Settings and code decide the run. A key belongs to one charge: no other one paid for it.
                 more=json.dumps([self.run_id, charge.digest(), asdict(run.inputs), self.attempt.charge]),
                 owners=owners,
             ),

@@ -1,4 +1,4 @@
-"""Where an attempt to train keeps its key, its checkpoints and the ticket of its charge, until it is committed.
+"""Where an attempt to train keeps its key, its checkpoints and the resume token of its charge, until it is committed.
 
 A training that is killed goes on from there under the charge it has: with the same key on the same data it adds the
 same noise to the same sums. One folder, rights 0700, for each run, node and plan; one process at a time. No TensorFlow.
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from privacy_pipeline.ledger.charging.grants import Grant, ResumeToken
 
 ROOT = ".attempts"
-_LOCK, _TICKET, _ENGINE = "lock", "ticket.json", "engine"
+_LOCK, _RESUME_TOKEN, _ENGINE = "lock", "ticket.json", "engine"
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Attempt:
         return self.folder / _ENGINE
 
     def resume_token(self) -> ResumeToken | None:
-        """Return the ticket of an attempt that can go on; None where there is none, or its key or checkpoint is
+        """Return the resume token of an attempt that can go on; None where there is none, or its key or checkpoint is
         lost.
         """
         from privacy_pipeline.ledger.charging.grants import ResumeToken
@@ -58,26 +58,30 @@ class Attempt:
 
     @property
     def charge(self) -> str:
-        """A digest of the ticket that lies here, for what a key is bound to; empty where there is none."""
+        """A digest of the resume token that lies here, for what a key is bound to; empty where there is none."""
         held = _read(self.folder)
         return "" if held is None else hashlib.sha256(f"{held['entry_id']} {held['token']}".encode()).hexdigest()
 
     def begin(self, grant: Grant) -> None:
-        """Remove what was there, and keep the ticket of a new charge. To be called before the grant is started."""
+        """Remove what was there, and keep the resume token of a new charge. Call it before the grant is started."""
         self.destroy()
-        ticket = {"run_id": self.run_id, "entry_id": grant.resume_token.entry_id, "token": grant.resume_token.token}
-        path = self.folder / _TICKET
+        resume_token = {
+            "run_id": self.run_id,
+            "entry_id": grant.resume_token.entry_id,
+            "token": grant.resume_token.token,
+        }
+        path = self.folder / _RESUME_TOKEN
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
-            json.dump(ticket, stream)
+            json.dump(resume_token, stream)
             stream.flush()
             os.fsync(stream.fileno())
 
     def destroy(self) -> None:
-        """Overwrite and remove key and checkpoints, and remove the ticket; the key first."""
+        """Overwrite and remove key and checkpoints, and remove the resume token; the key first."""
         from privacy_pipeline.dp.training.run_state import destroy_state
 
         destroy_state(self.state_dir)
-        (self.folder / _TICKET).unlink(missing_ok=True)
+        (self.folder / _RESUME_TOKEN).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -104,13 +108,13 @@ def held(root: Path, *, run_id: str, node: str, plan: ChargedPlan) -> Iterator[A
 
 
 def charged(root: Path) -> set[int]:
-    """Return the numbers of the ledger entries whose tickets lie here.
+    """Return the numbers of the ledger entries whose resume tokens lie here.
 
     Args:
         root: folder of all attempts of a pipeline.
     """
-    tickets = [_read(folder) for folder in root.iterdir()] if root.is_dir() else []
-    return {int(ticket["entry_id"]) for ticket in tickets if ticket is not None}
+    resume_tokens = [_read(folder) for folder in root.iterdir()] if root.is_dir() else []
+    return {int(resume_token["entry_id"]) for resume_token in resume_tokens if resume_token is not None}
 
 
 def of_runs(root: Path, runs: Collection[str]) -> set[Path]:
@@ -120,8 +124,12 @@ def of_runs(root: Path, runs: Collection[str]) -> set[Path]:
         root: folder of all attempts of a pipeline.
         runs: ids of the runs.
     """
-    tickets = {folder: _read(folder) for folder in root.iterdir()} if root.is_dir() else {}
-    return {folder for folder, ticket in tickets.items() if ticket is not None and ticket["run_id"] in runs}
+    resume_tokens = {folder: _read(folder) for folder in root.iterdir()} if root.is_dir() else {}
+    return {
+        folder
+        for folder, resume_token in resume_tokens.items()
+        if resume_token is not None and resume_token["run_id"] in runs
+    }
 
 
 def wipe(root: Path, settled: Collection[int]) -> None:
@@ -132,12 +140,12 @@ def wipe(root: Path, settled: Collection[int]) -> None:
         settled: numbers of those ledger entries.
     """
     for folder in sorted(root.iterdir()) if root.is_dir() else []:
-        ticket = _read(folder)
-        if ticket is None or int(ticket["entry_id"]) not in settled:
+        resume_token = _read(folder)
+        if resume_token is None or int(resume_token["entry_id"]) not in settled:
             continue
         with _locked(folder) as locked:
             if locked:
-                Attempt(folder, str(ticket["run_id"])).destroy()
+                Attempt(folder, str(resume_token["run_id"])).destroy()
 
 
 def clear(root: Path) -> None:
@@ -155,8 +163,8 @@ def clear(root: Path) -> None:
 def can_continue(root: Path, run_id: str) -> bool:
     """Whether a killed training of a run left all that it takes to go on without a new charge."""
     for folder in root.iterdir() if root.is_dir() else []:
-        ticket = _read(folder)
-        if ticket is not None and ticket["run_id"] == run_id and _has_state(folder):
+        resume_token = _read(folder)
+        if resume_token is not None and resume_token["run_id"] == run_id and _has_state(folder):
             return True
     return False
 
@@ -195,7 +203,7 @@ def _has_state(folder: Path) -> bool:
 
 def _read(folder: Path) -> dict[str, str | int] | None:
     try:
-        held = json_value((folder / _TICKET).read_text())
+        held = json_value((folder / _RESUME_TOKEN).read_text())
     except (OSError, ValueError):
         return None
     kinds = {"run_id": str, "entry_id": int, "token": str}

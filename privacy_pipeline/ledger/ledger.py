@@ -116,7 +116,7 @@ class Ledger(LedgerRegistrations):
             plan: the plan whose event is charged.
             purpose: share of the budget that pays.
             division: how the run divides rows into splits; it has to be what was registered.
-            continues: ticket of an attempt that was killed after its start. If its entry is the one of this very run,
+            continues: resume token of an attempt that was killed after its start. If its entry is the one of this run,
                 node, plan and data, the grant goes on (`Grant.continued`, started already) and nothing is charged.
 
         Raises:
@@ -163,7 +163,7 @@ class Ledger(LedgerRegistrations):
 
         Args:
             dataset, span, data_digest, split, run_id, node, plan: as in `spend`.
-            resume_token: ticket of the attempt.
+            resume_token: resume token of the attempt.
 
         Returns:
             The entry; None where it is not that of this very run, node, plan and data, or is not committed.
@@ -272,7 +272,7 @@ class Ledger(LedgerRegistrations):
             AccountingError: the plan's event cannot be added by RDP.
         """
         cost = price(plan.event, plan.relation)
-        earlier = [(paying, price(other.event, other.relation)) for paying, other in before]
+        earlier = [(other_purpose, price(other.event, other.relation)) for other_purpose, other in before]
         union = self._union(dataset, span)
         with schema.transaction(self._engine, write=False) as connection:
             registered, budgets = paying_budgets(connection, dataset=dataset, span=span, split=split, union=union)

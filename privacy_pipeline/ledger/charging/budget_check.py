@@ -152,8 +152,8 @@ def check_budget(
         spent, delta = charge_of(total).values, filter_delta(row)
         first = before[0][1] if before else cost
         order = renyi_filter.choose_order(ORDERS, spent, first.values, epsilon=row["epsilon"], delta=delta)
-    for paying, other in before:
-        totals = totals.adding(paying, Sum.of(other.values, other.distance, 0.0))
+    for other_purpose, other in before:
+        totals = totals.adding(other_purpose, Sum.of(other.values, other.distance, 0.0))
     used, share = totals.spent.get(purpose, Sum()), share_of(policy, purpose)
     total = totals.all
     ceiling = ceiling_of(row, cost.distance)

@@ -1,4 +1,4 @@
-"""The grant that a run holds until it commits, and the ticket that lets a killed run go on under it."""
+"""The grant that a run holds until it commits, and the resume token that lets a killed run go on under it."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from privacy_pipeline.pipelines.workspace.experiments import Experiment, experim
 # share the lock.
 _LOCK = "lock"
 _CHECKPOINT, _TENSORBOARD, _SUMMARY, _POINT = "checkpoint.npz", "tensorboard", "summary.json", "point.json"
-_ATTEMPTS = ".attempts"  # `dp.attempts.ROOT`, of a killed run with a guarantee: key, checkpoint and ticket
+_ATTEMPTS = ".attempts"  # `dp.attempts.ROOT`, of a killed run with a guarantee: key, checkpoint and resume token
 _DAY = 86_400
 
 
