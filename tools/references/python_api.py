@@ -13,6 +13,7 @@ from tools.references.layout import GENERATED, page
 # Packages whose `__all__` is what a user may import; one without it exports nothing.
 FACES = (
     "privacy_pipeline",
+    "privacy_pipeline.api",
     "privacy_pipeline.dp",
     "privacy_pipeline.ledger",
     "privacy_pipeline.releases",

@@ -1,0 +1,1 @@
+from . import keras_io as keras_io
