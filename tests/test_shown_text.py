@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import csv
 import io
 import json
@@ -30,9 +29,9 @@ from privacy_pipeline.reports.record.properties import metric_properties
 from privacy_pipeline.reports.record.summary import RunSummary, SliceMetrics
 from privacy_pipeline.text.shown_text import in_csv, in_html, in_json, in_markdown, visible
 from tests.cli.test_tables import made_run, make_state
+from tests.package_sources import PACKAGES, dotted_names
 from tests.reports.records import dp_record, make_summary
 
-ROOT = Path(__file__).parents[1]
 HOSTILE = {
     "colour": "\x1b[31mred\x1b[0m",
     "link of a terminal": "\x1b]8;;http://evil.example\x07x\x1b]8;;\x07",
@@ -195,15 +194,8 @@ def test_commands_name_hostile_paths_as_they_are(text: str, tmp_path: Path) -> N
 
 
 def test_tensorboard_gets_numbers_alone() -> None:
-    used = set()
-    for file in (*(ROOT / "privacy_pipeline").rglob("*.py"), *(ROOT / "federated").rglob("*.py")):
-        for node in ast.walk(ast.parse(file.read_text())):
-            if (
-                isinstance(node, ast.Attribute)
-                and isinstance(node.value, ast.Attribute)
-                and node.value.attr == "summary"
-            ):
-                used.add(node.attr)
+    names = {name for package in PACKAGES for name in dotted_names(package)}
+    used = {name.rpartition(".")[2] for name in names if re.fullmatch(r".+\.summary\.\w+", name, re.DOTALL)}
     assert "scalar" in used and not used & {"text", "image", "audio", "histogram", "write", "graph"}
 
 
@@ -223,15 +215,8 @@ HOMES = {
 
 @pytest.mark.parametrize("called", HOMES)
 def test_all_writers_go_through_the_homes(called: str) -> None:
-    module, _, name = called.rpartition(".")
-    found = set()
-    for file in (ROOT / "privacy_pipeline").rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text())):
-            imported = isinstance(node, ast.ImportFrom) and node.module == module
-            if (imported and name in {alias.name for alias in node.names}) or (
-                isinstance(node, ast.Attribute) and ast.unparse(node) == called
-            ):
-                found.add(str(file.relative_to(ROOT / "privacy_pipeline")))
+    names = dotted_names("privacy_pipeline")
+    found = {*names.get(called, ()), *names.get(f"from {called}", ())}
     assert found <= HOMES[called]
 
 
