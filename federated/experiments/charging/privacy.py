@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from federated.clients.encoding import width_of
-from federated.experiments.charging.record import BACKEND, Statement
+from federated.experiments.charging.charge import Charge
+from federated.experiments.charging.record import Statement
 from federated.experiments.config import ExperimentConfig
 from federated.experiments.sections import PrivacySection
 from federated.privacy import distributed_record
@@ -17,7 +18,6 @@ from federated.privacy.distributed_noise import RELEASED, WRAPPED, DistributedSe
 from federated.privacy.listed import MECHANISMS
 from federated.privacy.plan import FederatedPlan
 from privacy_pipeline.accounting import events
-from privacy_pipeline.accounting.plan import Relation, parameters_digest
 from privacy_pipeline.accounting.record import Assumption, DataAccess, Mechanism
 from privacy_pipeline.config.models.dataset import KeyedUnit
 from privacy_pipeline.data.schema.features import FeaturePlan
@@ -26,62 +26,30 @@ from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from privacy_pipeline.spans import Span
 
 if TYPE_CHECKING:
-    from dp_accounting import DpEvent
-
     from privacy_pipeline.ledger.ledger import Ledger
     from privacy_pipeline.ledger.state.registration import Registration
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChargedExperiment:
+class ChargedExperiment(Charge):
     """What the ledger charges for one run; keeps `accounting.plan.ChargedPlan`.
 
     Attributes:
-        plan: the mechanism; its units are the clients.
-        unit: the key column that is unit and client.
+        plan: the mechanism; its units are the clients, each of one value of `unit`.
         contribution_bound: most rows of a client. The update is clipped as a whole, so the guarantee covers them all.
-        training: the settings that the mechanism does not hold, for the idempotency key.
     """
 
     plan: FederatedPlan
-    unit: str
     contribution_bound: int
-    training: Mapping[str, Any]
-
-    @property
-    def relation(self) -> Relation:
-        """Zero-out: the number of clients is public."""
-        return self.plan.relation
 
     @property
     def units(self) -> int | None:
         """Registered number of clients."""
         return self.plan.clients
 
-    @property
-    def delta(self) -> float:
-        """Delta of the guarantee."""
-        return self.plan.delta
-
-    @property
-    def event(self) -> DpEvent:
-        """All rounds."""
-        return self.plan.event
-
     def parameters(self) -> dict[str, Any]:
-        """Return the plan as JSON values, with the unit's name."""
-        return {
-            "backend": BACKEND,
-            "unit": self.unit,
-            "contribution_bound": self.contribution_bound,
-            "relation": self.relation.value,
-            "plan": self.plan.parameters(),
-            "training": dict(self.training),
-        }
-
-    def digest(self) -> str:
-        """Return the SHA-256 over the parameters."""
-        return parameters_digest(self.parameters())
+        """Return the plan as JSON values, with the unit's name and bound."""
+        return {**super().parameters(), "contribution_bound": self.contribution_bound}
 
     def statement(self, config: ExperimentConfig, counted: Mapping[str, Any]) -> Statement:
         """Return what the record states of a run that made all rounds."""

@@ -7,37 +7,33 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from federated.experiments.charging.charge import Charge
 from federated.experiments.charging.privacy import uncovered
-from federated.experiments.charging.record import BACKEND, Statement
+from federated.experiments.charging.record import Statement
 from federated.experiments.config import ExperimentConfig
 from federated.silos.plan import SiloPlan
 from federated.silos.statement import MECHANISM, silo_accesses, silo_assumption
 from privacy_pipeline.accounting import events
-from privacy_pipeline.accounting.plan import Relation, parameters_digest
 from privacy_pipeline.accounting.record import Assumption, DataAccess, Mechanism
 from privacy_pipeline.config.models.dataset import KeyedUnit
 from privacy_pipeline.dp.mechanism.mechanism import UserBound
 from privacy_pipeline.errors import BadInputError
 
 if TYPE_CHECKING:
-    from dp_accounting import DpEvent
+    pass
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChargedSilos:
+class ChargedSilos(Charge):
     """What the ledger charges for one run; keeps `accounting.plan.ChargedPlan`.
 
     Attributes:
         plan: the mechanism that a unit of any silo goes through.
-        unit: "row", or the key column that names the unit.
         column: names a row's silo.
-        training: the settings that the mechanism does not hold, for the idempotency key.
     """
 
     plan: SiloPlan
-    unit: str
     column: str
-    training: Mapping[str, Any]
 
     @property
     def contribution_bound(self) -> int:
@@ -45,40 +41,13 @@ class ChargedSilos:
         return 1 if self.plan.base.users is None else self.plan.base.users.max_examples
 
     @property
-    def relation(self) -> Relation:
-        """Zero-out: the number of units of each silo is public."""
-        return self.plan.relation
-
-    @property
     def units(self) -> int | None:
         """Registered number of units over all silos."""
         return self.plan.units
 
-    @property
-    def delta(self) -> float:
-        """Delta of the guarantee."""
-        return self.plan.delta
-
-    @property
-    def event(self) -> DpEvent:
-        """The DpEvent of a unit of any silo, over all rounds."""
-        return self.plan.event
-
     def parameters(self) -> dict[str, Any]:
         """Return the plan as JSON values, with the names of unit and silo."""
-        return {
-            "backend": BACKEND,
-            "unit": self.unit,
-            "contribution_bound": self.contribution_bound,
-            "relation": self.relation.value,
-            "silo": self.column,
-            "plan": self.plan.parameters(),
-            "training": dict(self.training),
-        }
-
-    def digest(self) -> str:
-        """Return the SHA-256 over the parameters."""
-        return parameters_digest(self.parameters())
+        return {**super().parameters(), "contribution_bound": self.contribution_bound, "silo": self.column}
 
     def statement(self, config: ExperimentConfig, counted: Mapping[str, Any]) -> Statement:
         """Return what the record states of a run that made all rounds."""
