@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from federated.experiments import engines
 from privacy_pipeline.cli.main import app
 from privacy_pipeline.ledger.ledger import Ledger
-from tests.federated import logistic
-from tests.federated.experiment_files import PRIVACY, write_experiment, write_people
+from tests.federated.experiments import logistic
+from tests.federated.experiments.experiment_files import PRIVACY, write_experiment, write_people
 from tests.pipelines.projects import KEYED, csv_text, write_project
 
 TRAIN = "people/span-1/train/people.csv"

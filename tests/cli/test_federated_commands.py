@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from federated.experiments import engines
 from privacy_pipeline.cli.main import app
-from tests.federated import logistic
-from tests.federated.experiment_files import PRIVACY, write_experiment, write_people
+from tests.federated.experiments import logistic
+from tests.federated.experiments.experiment_files import PRIVACY, write_experiment, write_people
 
 GRID = "sweep: {clients_per_round: [5, 20]}\n"
 

@@ -16,7 +16,7 @@ from privacy_pipeline.data.starting.starter import write_starter
 from privacy_pipeline.encrypted.model import model_format, published
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.ledger import pins
-from tests.federated.experiment_files import write_experiment, write_people
+from tests.federated.experiments.experiment_files import write_experiment, write_people
 
 MOST = 200 << 20  # bytes
 

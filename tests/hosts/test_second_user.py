@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.federated.experiment_files import write_experiment, write_people
+from tests.federated.experiments.experiment_files import write_experiment, write_people
 from tests.hosts.project import Project, processes_of, write_project
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

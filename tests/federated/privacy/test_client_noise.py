@@ -11,8 +11,8 @@ import tensorflow as tf
 from federated.privacy.gaussian import GaussianAggregator, clipped_sum
 from privacy_pipeline.dp.plan import AdaptiveClipping
 from privacy_pipeline.errors import BadInputError
-from tests.federated import privacy_checks as checks
-from tests.federated.privacy_checks import NORM, PER_ROUND, aggregator_of, numbers, plan_of, release
+from tests.federated.privacy import privacy_checks as checks
+from tests.federated.privacy.privacy_checks import NORM, PER_ROUND, aggregator_of, numbers, plan_of, release
 
 STDDEV = 1.0 * NORM / PER_ROUND
 ADAPTIVE = AdaptiveClipping(quantile=0.5, learning_rate=0.2, count_noise=2.0)

@@ -11,9 +11,9 @@ from federated.experiments.run import run_point
 from federated.experiments.tracking import track, tracked
 from privacy_pipeline.accounting.record import PrivacyRecord
 from privacy_pipeline.reports.render.federated_page import cells, federated_page
-from tests.federated import logistic
-from tests.federated.experiment_files import PRIVACY, load_bound, write_experiment, write_people
-from tests.federated.test_experiment_runs import register
+from tests.federated.experiments import logistic
+from tests.federated.experiments.experiment_files import PRIVACY, load_bound, write_experiment, write_people
+from tests.federated.experiments.test_experiment_runs import register
 from tests.guide import unlisted
 
 STEP = 7_777.25  # of the clock, at each look

@@ -9,10 +9,10 @@ from federated.experiments.config import load_experiment
 from federated.experiments.run import run_point
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.ledger.ledger import Ledger
-from tests.federated import logistic
-from tests.federated.experiment_files import PRIVACY, load_bound, write_experiment, write_people
-from tests.federated.test_experiment_runs import register
-from tests.federated.test_stale_results import LEARNS, edit_schema, flip_labels
+from tests.federated.experiments import logistic
+from tests.federated.experiments.experiment_files import PRIVACY, load_bound, write_experiment, write_people
+from tests.federated.experiments.test_experiment_runs import register
+from tests.federated.experiments.test_stale_results import LEARNS, edit_schema, flip_labels
 
 
 @pytest.fixture

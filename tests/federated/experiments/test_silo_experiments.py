@@ -27,8 +27,8 @@ from privacy_pipeline.dp.plan import PrivacyPlan
 from privacy_pipeline.errors import BadInputError, PipelineError
 from privacy_pipeline.ledger.ledger import Ledger
 from privacy_pipeline.ledger.state.entries import State
-from tests.federated.experiment_files import load_bound, write_experiment, write_people
-from tests.federated.test_experiment_runs import Killed, kill_at
+from tests.federated.experiments.experiment_files import load_bound, write_experiment, write_people
+from tests.federated.experiments.test_experiment_runs import Killed, kill_at
 
 DATA = "people/span-1/train/people.csv"
 BLOCK = (

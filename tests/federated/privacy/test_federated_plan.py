@@ -19,9 +19,9 @@ from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.renyi import AccountingError
 from privacy_pipeline.dp.plan import AdaptiveClipping
 from privacy_pipeline.errors import BadInputError
-from tests.federated import distributed_checks as shares
-from tests.federated.distributed_checks import plan_of as shared
-from tests.federated.privacy_checks import CLIENTS, PER_ROUND, plan_of
+from tests.federated.privacy import distributed_checks as shares
+from tests.federated.privacy.distributed_checks import plan_of as shared
+from tests.federated.privacy.privacy_checks import CLIENTS, PER_ROUND, plan_of
 
 
 def epsilon_of_gaussian(mu: float, delta: float) -> float:

@@ -7,7 +7,7 @@ import pytest
 from federated.experiments.config import load_experiment, point_from_json, point_to_json
 from federated.privacy.listed import MECHANISMS
 from privacy_pipeline.errors import BadInputError
-from tests.federated.experiment_files import DISTRIBUTED, PRIVACY, write_experiment
+from tests.federated.experiments.experiment_files import DISTRIBUTED, PRIVACY, write_experiment
 
 
 def test_a_grid_times_seeds_gives_distinct_points(tmp_path):

@@ -15,9 +15,9 @@ from federated.experiments.sweep import begun
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from privacy_pipeline.ledger.ledger import Ledger
 from privacy_pipeline.ledger.state.entries import State
-from tests.federated import logistic
-from tests.federated.experiment_files import PRIVACY, load_bound, write_experiment, write_people
-from tests.federated.test_experiment_runs import Killed, kill_at, register
+from tests.federated.experiments import logistic
+from tests.federated.experiments.experiment_files import PRIVACY, load_bound, write_experiment, write_people
+from tests.federated.experiments.test_experiment_runs import Killed, kill_at, register
 
 LEARNS = {"rounds: 6": "rounds: 40", "seeds: [1, 2]": "seeds: [1]"}
 

@@ -8,8 +8,8 @@ from federated.experiments.engines import build, logits, perceptron
 from federated.experiments.run import run_point
 from federated.experiments.run_folder import RunFolder
 from privacy_pipeline.reports.render.federated_page import notes
-from tests.federated.experiment_files import PRIVACY, write_people
-from tests.federated.test_experiment_runs import Killed, kill_at, points, register
+from tests.federated.experiments.experiment_files import PRIVACY, write_people
+from tests.federated.experiments.test_experiment_runs import Killed, kill_at, points, register
 
 
 @pytest.fixture(scope="module")

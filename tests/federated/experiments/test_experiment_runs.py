@@ -24,8 +24,14 @@ from privacy_pipeline.errors import BadInputError, BudgetRefusedError, PipelineE
 from privacy_pipeline.ledger import pins
 from privacy_pipeline.ledger.ledger import Ledger
 from privacy_pipeline.ledger.state.entries import State, price
-from tests.federated import logistic
-from tests.federated.experiment_files import DISTRIBUTED, PRIVACY, load_bound, write_experiment, write_people
+from tests.federated.experiments import logistic
+from tests.federated.experiments.experiment_files import (
+    DISTRIBUTED,
+    PRIVACY,
+    load_bound,
+    write_experiment,
+    write_people,
+)
 
 
 class Killed(BaseException):

@@ -19,8 +19,8 @@ from privacy_pipeline.dp.graphs.tracing import Traced
 from privacy_pipeline.dp.training.checkpoints import captured_digest, graph_digest
 from privacy_pipeline.dp.training.run_state import StateMismatch, has_state
 from privacy_pipeline.tasks.binary import BINARY
-from tests.federated.silo_checks import plan_of as silo_plan
-from tests.federated.silo_checks import records_of
+from tests.federated.silos.silo_checks import plan_of as silo_plan
+from tests.federated.silos.silo_checks import records_of
 
 L = tf.keras.layers
 CLIENTS, ROWS = 20, 4

@@ -17,7 +17,7 @@ from privacy_pipeline.config.models.federated import FederatedAlgorithm
 from privacy_pipeline.dp.graphs.randomness import RunKey
 from privacy_pipeline.errors import BadInputError
 from tests.federated.fed_examples import MadeClients
-from tests.federated.privacy_checks import NORM, PER_ROUND, plan_of
+from tests.federated.privacy.privacy_checks import NORM, PER_ROUND, plan_of
 
 CLIENTS, ROWS, WIDTH = 200, 2, 300
 STDDEV = NORM / PER_ROUND  # noise multiplier 1

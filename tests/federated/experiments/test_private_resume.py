@@ -30,9 +30,15 @@ from privacy_pipeline.ledger.charging.grants import Grant
 from privacy_pipeline.ledger.charging.sequence import Charging
 from privacy_pipeline.ledger.ledger import Ledger
 from privacy_pipeline.ledger.state.entries import State
-from tests.federated import logistic
-from tests.federated.experiment_files import DISTRIBUTED, PRIVACY, load_bound, write_experiment, write_people
-from tests.federated.test_experiment_runs import Killed, kill_at, register
+from tests.federated.experiments import logistic
+from tests.federated.experiments.experiment_files import (
+    DISTRIBUTED,
+    PRIVACY,
+    load_bound,
+    write_experiment,
+    write_people,
+)
+from tests.federated.experiments.test_experiment_runs import Killed, kill_at, register
 
 KEY = bytes(range(32))
 
@@ -472,7 +478,7 @@ from federated.experiments import private_run
 from federated.experiments.engines import build
 from federated.experiments.run import run_point
 from privacy_pipeline.dp.graphs.randomness import RunKey
-from tests.federated.experiment_files import load_bound
+from tests.federated.experiments.experiment_files import load_bound
 
 RunKey.from_system = lambda: RunKey(bytes(range(32)), seed_fixed=False)
 private_run.verified = lambda config, charge: ()
@@ -491,7 +497,7 @@ run_point(point, build=build, report=report)
 @pytest.mark.parametrize("kind", ["clients", pytest.param("silos", marks=pytest.mark.slow)])
 def test_processes_that_are_killed_end_with_the_numbers_of_one_that_was_not(people: Path, kind: str) -> None:
     """The engines of real runs: each process goes on from the last one's checkpoint, bit by bit."""
-    from tests.federated import test_silo_experiments as silo
+    from tests.federated.experiments import test_silo_experiments as silo
 
     def point_of(runs: str) -> Point:
         if kind == "clients":

@@ -19,7 +19,7 @@ from federated.tff_engine.worker import TffWorker
 from privacy_pipeline.encrypted.run_folder import base_folder
 from privacy_pipeline.errors import PipelineError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 START = """
     import sys, time
     from federated.tff_engine.worker import TffWorker

@@ -11,8 +11,8 @@ from federated.tff_engine.engine import TffEngine
 from federated.tff_engine.worker import TffWorker
 from privacy_pipeline.config.models.federated import FederatedAlgorithm, OptimizerSection, ScheduleSection
 from privacy_pipeline.errors import BadInputError, PipelineError
+from tests.federated.fast.test_fed_masks import padded_clients, tagger
 from tests.federated.fed_examples import dense_model, made_clients
-from tests.federated.test_fed_masks import padded_clients, tagger
 
 SIZES = [7, 1, 12, 0, 4, 9]
 DECAY = ScheduleSection(kind="exponential", rounds=3, decay=0.5, warmup_rounds=2)

@@ -10,8 +10,8 @@ from federated.experiments import engines, sweep
 from federated.experiments.run_folder import RunFolder
 from federated.experiments.tracking import track, tracked
 from privacy_pipeline.errors import BadInputError
-from tests.federated import logistic
-from tests.federated.experiment_files import load_bound, write_experiment, write_people
+from tests.federated.experiments import logistic
+from tests.federated.experiments.experiment_files import load_bound, write_experiment, write_people
 
 GRID = "sweep: {clients_per_round: [5, 10, 61]}\n"
 

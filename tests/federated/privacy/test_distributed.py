@@ -16,8 +16,8 @@ from federated.privacy.gaussian import GaussianAggregator
 from privacy_pipeline.dp.graphs.randomness import RunKey
 from privacy_pipeline.dp.noise.integer_noise import IntegerNoise
 from privacy_pipeline.errors import BadInputError, PipelineError
-from tests.federated import distributed_checks as checks
-from tests.federated.distributed_checks import (
+from tests.federated.privacy import distributed_checks as checks
+from tests.federated.privacy.distributed_checks import (
     COHORT,
     DIMENSION,
     LEAST,

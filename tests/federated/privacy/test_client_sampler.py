@@ -8,7 +8,7 @@ import pytest
 from federated.privacy.cohort_plan import Attendance
 from federated.privacy.sampler import Participation
 from privacy_pipeline.errors import BadInputError, PipelineError
-from tests.federated.privacy_checks import CLIENTS, PER_ROUND, ROUNDS, check_poisson, plan_of, sampler_of
+from tests.federated.privacy.privacy_checks import CLIENTS, PER_ROUND, ROUNDS, check_poisson, plan_of, sampler_of
 
 Q = PER_ROUND / CLIENTS
 

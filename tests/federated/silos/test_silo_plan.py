@@ -14,7 +14,7 @@ from privacy_pipeline.dp.mechanism.mechanism import Noise, UserBound
 from privacy_pipeline.dp.mechanism.sampling import FixedPartition
 from privacy_pipeline.dp.plan import AdaptiveClipping, PrivacyPlan
 from privacy_pipeline.errors import BadInputError
-from tests.federated.silo_checks import SIZES, Q, plan_of
+from tests.federated.silos.silo_checks import SIZES, Q, plan_of
 
 
 def central(**changed: Any) -> PrivacyPlan:

@@ -22,8 +22,8 @@ from privacy_pipeline.dp.mechanism.sampling import PoissonSampling
 from privacy_pipeline.dp.noise.noise import GaussianNoise
 from privacy_pipeline.dp.sampling.sampler import Sampler
 from privacy_pipeline.errors import BadInputError, PipelineError
-from tests.federated import silo_checks as checks
-from tests.federated.silo_checks import SIZES, Q, engine_of, everyone, plan_of, records_of
+from tests.federated.silos import silo_checks as checks
+from tests.federated.silos.silo_checks import SIZES, Q, engine_of, everyone, plan_of, records_of
 
 STEPS = 400
 
