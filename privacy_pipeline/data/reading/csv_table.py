@@ -173,10 +173,9 @@ def _plain(block: bytes, width: int, places: Sequence[int], names: Sequence[str]
 
 @contextmanager
 def _heap_out_of_sight() -> Iterator[None]:
-    """Spare a search through all objects of the process, which pyarrow makes at each call under Python 3.10.
+    """Keep pyarrow from searching all objects of the process, as it does at each call under Python 3.10.
 
-    Frozen objects are not searched. To freeze all and to undo it moves lists; a heap that is frozen already, as that of
-    a pipeline's worker, is left as it is.
+    The search leaves frozen objects out. A heap that is frozen already, such as that of a pipeline's worker, stays so.
     """
     if _heap_was_frozen():
         yield

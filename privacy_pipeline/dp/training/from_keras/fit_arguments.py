@@ -89,8 +89,8 @@ class Validation:
         given: whether there is data.
 
     Raises:
-        BadInputError: the model is not compiled, so that there is nothing to score by; or the data is something else,
-            or does not fit the model: its first rows are scored once, so that no step is made for nothing.
+        BadInputError: the model is not compiled, so it has no metrics; or the data is something else, or does not fit
+            the model. The first rows are scored before training, so that this error comes before a step is paid.
     """
 
     def __init__(self, *, model: Any, data: Any) -> None:
