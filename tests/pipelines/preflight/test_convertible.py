@@ -64,6 +64,7 @@ def some_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(environment.VARIABLE, sys.executable)
 
 
+@pytest.mark.slow_but("relu-False")
 @pytest.mark.parametrize(("activation", "refused"), [("relu", False), ("tanh", True)])
 def test_a_model_of_ones_own_is_looked_at(
     activation: str, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -90,7 +91,10 @@ LOST = r"layer 'odd' \(Dense\) comes back from a saved model without its class"
         ("keras.layers.Dense(4, kernel_constraint=lambda w: w, name='odd')", "reviewed", LOST),
         ("keras.layers.Dense(4, bias_initializer=own, name='odd')", "reviewed", LOST),
         ("keras.layers.LayerNormalization(name='odd')", "reviewed", r"'odd' \(LayerNormalization\) is not supported"),
-        ("keras.layers.LayerNormalization(name='odd')", None, r"'odd' \(LayerNormalization\) is not supported"),
+        pytest.param(
+            "keras.layers.LayerNormalization(name='odd')", None, r"'odd' \(LayerNormalization\) is not supported",
+            marks=pytest.mark.slow,
+        ),
         ("Doubled(4, name='odd')", "reviewed", r"'odd' \(Doubled\) is not supported"),
         ("Doubled(4, name='odd')", None, "'odd'"),
     ],
