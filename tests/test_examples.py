@@ -43,6 +43,7 @@ def test_each_example_is_on_the_page_and_each_of_the_page_is_there() -> None:
     assert listed == {*PROGRAMS, "own_model"}
 
 
+@pytest.mark.slow_but("federated_clients.py", "noisy_counts.py")
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_program_runs_and_prints_what_it_is_for(program: str, tmp_path: Path) -> None:
     arguments, printed = PROGRAMS[program]
@@ -64,6 +65,7 @@ def commands(project: Path) -> list[list[str]]:
     return [line.split() for line in told[1:]]
 
 
+@pytest.mark.slow
 def test_a_network_of_ones_own_can_be_built(project: Path) -> None:
     for _, *words in commands(project)[:2]:
         run(CLI, *words, folder=project)

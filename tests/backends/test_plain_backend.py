@@ -101,6 +101,7 @@ def test_the_unit_key_never_reaches_the_model(split: Any) -> None:
     assert rows.labels.shape == (ROWS, 1)
 
 
+@pytest.mark.slow_but("nothing", "two outputs")
 @pytest.mark.parametrize(
     ("body", "says"),
     [
@@ -109,6 +110,7 @@ def test_the_unit_key_never_reaches_the_model(split: Any) -> None:
         ("return net(Dense(1, activation='sigmoid')(source))", "sigmoid"),
         ("source = tf.keras.Input((3,), name='other'); return net(Dense(1)(source))", "other"),
     ],
+    ids=["nothing", "two outputs", "sigmoid", "other input"],
 )
 def test_unusable_models_are_refused(
     split: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, says: str

@@ -226,5 +226,14 @@ class LedgerMachine(RuleBasedStateMachine):
         assert sum(record.kind == "zero" for record in self.ledger.records(limit=None)) == self.zeros
 
 
-TestLedgerMachine = pytest.mark.timeout(300)(LedgerMachine.TestCase)
-TestLedgerMachine.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+@pytest.mark.timeout(300)
+class TestSomeSequences(LedgerMachine.TestCase):  # type: ignore[name-defined, misc]
+    """A part of the sequences, for the fast suite."""
+
+    settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+class TestLedgerMachine(LedgerMachine.TestCase):  # type: ignore[name-defined, misc]
+    settings = settings(max_examples=150, stateful_step_count=25, deadline=None)
