@@ -21,7 +21,8 @@ from privacy_pipeline.errors import PipelineError
 
 ROOT = Path(__file__).parents[3]
 START = """
-    import sys, time
+    import signal, sys, time
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as at a keyboard; a shell's background job ignores it
     from federated.tff_engine.worker import TffWorker
     worker = TffWorker(timeout=60)
     worker.start()
