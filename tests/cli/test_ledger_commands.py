@@ -70,8 +70,16 @@ def test_rotation_and_loss(project: Path) -> None:
 def test_history_is_newest_first_and_paged(project: Path) -> None:
     listed = json.loads(budget("history", "--limit", "1", "--json").stdout)
     assert [entry["run_id"] for entry in listed] == ["run-2"]
-    assert "run-1" in budget("history", "--dataset", "adult").output
-    assert budget("history", "--dataset", "nosuch", "--json").exit_code == 2
+    assert "run-1" in budget("history", "adult").output
+    assert budget("history", "nosuch", "--json").exit_code == 2
+
+
+@pytest.mark.parametrize("command", ["status", "history"])
+def test_the_older_spelling_of_a_dataset_works_with_a_line(project: Path, command: str) -> None:
+    now, before = budget(command, "adult", "--json"), budget(command, "--dataset", "adult", "--json")
+    assert before.exit_code == 0 and before.stdout == now.stdout and "--dataset" not in now.stderr
+    assert "the next release drops the old spelling" in before.stderr
+    assert budget(command, "adult", "--dataset", "adult").exit_code == 2
 
 
 def test_export_tells_every_entry_with_its_event_and_receipts(project: Path) -> None:
@@ -163,7 +171,7 @@ def test_history_all_and_export_records_tell_who_changed_what(project: Path, mon
     ledger.rotate_key()
     monkeypatch.setenv("PRIVACY_PIPELINE_USER", "dave")
     ledger.register(make_registration("census", digest="c" * 64), epsilon=3.0, delta=1e-5)
-    listed = json.loads(budget("history", "--all", "--dataset", "adult", "--limit", "99", "--json").stdout)
+    listed = json.loads(budget("history", "adult", "--all", "--limit", "99", "--json").stdout)
     told = [(record["kind"], record["principal"]) for record in listed[:4]]
     assert told == [("rotate_key", "carol"), ("zero", "carol"), ("policy", "carol"), ("policy", "carol")]
     assert {record["kind"] for record in listed} >= {"genesis", "register", "reserve", "start", "commit"}
@@ -184,7 +192,7 @@ def test_history_all_and_export_records_tell_who_changed_what(project: Path, mon
 
 @pytest.mark.parametrize("command", [("status",), ("history",), ("history", "--all")])
 def test_an_unknown_dataset_is_not_an_empty_answer(project: Path, command: tuple[str, ...]) -> None:
-    ended = budget(*command, "--dataset", "nosuch")
+    ended = budget(*command, "nosuch")
     assert ended.exit_code == 2 and "dataset nosuch is not registered" in ended.output
 
 

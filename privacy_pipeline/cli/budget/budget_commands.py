@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from privacy_pipeline.cli.output import err, errors_as_exit_codes, note, out, print_json, with_old_keys
+from privacy_pipeline.cli.output import err, errors_as_exit_codes, note, out, print_json, target_of, with_old_keys
 from privacy_pipeline.cli.parameters import (
     AsJson,
     ConfigPath,
@@ -99,7 +99,7 @@ def status(
     from privacy_pipeline.cli.alerts import tell_alerts
 
     with errors_as_exit_codes(as_json=as_json):
-        found = status_of(target or dataset, ledger=ledger)
+        found = status_of(target_of(target, dataset), ledger=ledger)
         budgets = found.budgets
         if found.older:
             err.print(

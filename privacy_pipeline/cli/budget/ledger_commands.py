@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from privacy_pipeline.api.targets import DEFAULT_LEDGER, named
-from privacy_pipeline.cli.output import err, errors_as_exit_codes, note, out, print_json
+from privacy_pipeline.cli.output import err, errors_as_exit_codes, note, out, print_json, target_of
 from privacy_pipeline.cli.parameters import (
     AsJson,
     ConfigPath,
@@ -112,7 +112,7 @@ def history(
 ) -> None:
     """List what was charged, the newest first."""
     with errors_as_exit_codes(as_json=as_json):
-        asked = named(target or dataset, ledger=ledger)
+        asked = named(target_of(target, dataset), ledger=ledger)
         opened = Ledger.open(asked.ledger)
         opened.require_registered(asked.dataset)
         if all_:
