@@ -2,8 +2,8 @@
 
     python -m pytest -p tests.slow_slice --slice-seconds 1200 -m slow tests
 
-A test that may take longer than the whole slice (its `timeout` is longer) is left to `make test-slow`. One that has not
-ended at the limit is reported as skipped: whether it passes remains open. A failing one fails the run.
+A test that states a `timeout` longer than the whole slice is left to `make test-slow`. One that has not ended at the
+limit is reported as skipped: whether it passes remains open. A failing one fails the run.
 """
 
 from __future__ import annotations
@@ -42,8 +42,7 @@ class Slice:
         """Order the slow tests by the hash of date and name, and leave those out that no slice can promise to end."""
         slow = [item for item in items if item.get_closest_marker("slow")]
         self._found = len(slow)
-        default = float(config.getini("timeout") or 0)
-        items[:] = sorted((item for item in slow if _timeout(item, default) <= self._seconds), key=self._place)
+        items[:] = sorted((item for item in slow if _stated(item, 0.0) <= self._seconds), key=self._place)
 
     def _place(self, item: pytest.Item) -> str:
         return hashlib.sha256(f"{self._date} {item.nodeid}".encode()).hexdigest()
@@ -55,7 +54,7 @@ class Slice:
         if left <= 0:
             return True
         self._ran.append(item.nodeid)
-        if left < _timeout(item, float(item.config.getini("timeout") or 0)):
+        if left < _stated(item, float(item.config.getini("timeout") or "inf")):
             self._cut.add(item.nodeid)
             item.add_marker(pytest.mark.timeout(left), append=False)
         return None
@@ -86,8 +85,9 @@ class Slice:
             session.exitstatus = pytest.ExitCode.OK
 
 
-def _timeout(item: pytest.Item, default: float) -> float:
-    """Return the seconds after which a test is ended; without a limit, infinitely many."""
+def _stated(item: pytest.Item, default: float) -> float:
+    """Return the seconds after which a test that states them is ended, 0 for no end; the default for any other."""
     mark = item.get_closest_marker("timeout")
-    stated = default if mark is None else float((*mark.args, *mark.kwargs.values())[0])
-    return stated or float("inf")
+    if mark is None:
+        return default
+    return float((*mark.args, *mark.kwargs.values())[0]) or float("inf")
