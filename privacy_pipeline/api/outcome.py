@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from privacy_pipeline.api.record_rows import evaluation_text, metric_rows, privacy_cell, privacy_rows
+from privacy_pipeline.api.record_rows import evaluation_text, metric_rows, metrics_of, privacy_cell, privacy_rows
 from privacy_pipeline.errors import ExitCode, PipelineError
 from privacy_pipeline.pictures.bar import bar
 from privacy_pipeline.pictures.fragment import fragment, new_name, paragraph, picture, table
 from privacy_pipeline.pipelines.workspace.run_state import RunState
 from privacy_pipeline.pipelines.workspace.workspace import RunFolder
-from privacy_pipeline.reports.record.summary import METRICS, RunSummary
+from privacy_pipeline.reports.record.summary import RunSummary
 from privacy_pipeline.text.shown_text import visible
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Run:
         return fragment(
             told,
             paragraph(verdict),
-            table(metric_rows(summary), head=("slice", "rows", *METRICS), caption=metrics),
+            table(metric_rows(summary), head=("slice", "rows", *metrics_of(summary)), caption=metrics),
             table(privacy_rows(summary.record), caption="privacy record"),
             *(_spent(one) for one in summary.record.compositions),
         )

@@ -124,11 +124,18 @@ def privacy_cell(record: PrivacyRecord) -> str:
     return f"({shown(record.guarantee.epsilon)}, {record.guarantee.delta:.0e})-DP"
 
 
+def metrics_of(*summaries: RunSummary) -> list[str]:
+    """Return the metrics that runs have, in the order of tables; runs of earlier versions have fewer."""
+    have = {metric for summary in summaries for part in summary.slices for metric in part.metrics}
+    return [metric for metric in METRICS if metric in have]
+
+
 def metric_rows(summary: RunSummary) -> list[tuple[str, ...]]:
-    """Return the metrics of each slice: its name, its number of rows, then `METRICS`."""
+    """Return the metrics of each slice: its name, its number of rows, then those of `metrics_of`."""
+    metrics = metrics_of(summary)
     rows = []
     for part in summary.slices:
         examples = public_examples(summary, part)
         count = "secret" if examples is None else f"{examples:,}"
-        rows.append((part.name, count, *(metric_text(part, metric) for metric in METRICS)))
+        rows.append((part.name, count, *(metric_text(part, metric) for metric in metrics)))
     return rows

@@ -12,11 +12,12 @@ from privacy_pipeline.api.record_rows import (
     evaluation_text,
     metric_rows,
     metric_text,
+    metrics_of,
     privacy_rows,
 )
 from privacy_pipeline.api.runs import HEAD, cells
 from privacy_pipeline.cli.shown import cell, escape
-from privacy_pipeline.reports.record.summary import METRICS, RunSummary
+from privacy_pipeline.reports.record.summary import RunSummary
 
 
 def run_table(summary: RunSummary) -> Table:
@@ -35,7 +36,7 @@ def run_table(summary: RunSummary) -> Table:
     )
     table.add_column("slice")
     table.add_column("rows", justify="right")
-    for metric in METRICS:
+    for metric in metrics_of(summary):
         table.add_column(metric, justify="right")
     for name, *texts in metric_rows(summary):
         table.add_row(cell(name), *texts)
@@ -71,7 +72,7 @@ def diff_table(left: RunSummary, right: RunSummary) -> Table:
     table.add_column("difference", justify="right")
     lefts, rights = ({part.name: part for part in side.slices} for side in (left, right))
     for name in [*lefts, *(name for name in rights if name not in lefts)]:
-        for metric in METRICS if name == "overall" else ("accuracy", "auc"):
+        for metric in metrics_of(left, right) if name == "overall" else ("accuracy", "auc"):
             a, b = (side[name].metrics.get(metric) if name in side else None for side in (lefts, rights))
             gap = "-" if a is None or b is None else f"{b - a:+.4f}"
             texts = [metric_text(side[name], metric) if name in side else "-" for side in (lefts, rights)]

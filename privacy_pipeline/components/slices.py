@@ -55,7 +55,7 @@ def undefined(counts: Mapping[str, float]) -> dict[str, str]:
     )
     found = {}
     if not hits + missed:
-        found["auc"] = found["recall"] = _NO_POSITIVE
+        found["auc"] = found["pr_auc"] = found["recall"] = _NO_POSITIVE
     elif not alarms + rest:
         found["auc"] = _NO_NEGATIVE
     if not hits + alarms:

@@ -8,6 +8,8 @@ from typing import Any
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.tasks.task import Metric, Score
 
+_PROBABILITY_METRICS = "privacy_pipeline.components.evaluator.probability_metrics"
+
 
 def _as_it_is(outputs: Any) -> Any:
     return outputs
@@ -36,10 +38,25 @@ class Binary:
 
     name = "binary"
     metrics = (
-        Metric(name="accuracy", tfma_class="BinaryAccuracy", tfma_name="binary_accuracy"),
+        Metric(name="accuracy", tfma_class="BinaryAccuracy", tfma_name="binary_accuracy", from_counts=True),
         Metric(name="auc", tfma_class="AUC", tfma_name="auc"),
-        Metric(name="precision", tfma_class="Precision", tfma_name="precision"),
-        Metric(name="recall", tfma_class="Recall", tfma_name="recall"),
+        Metric(name="pr_auc", tfma_class="AUCPrecisionRecall", tfma_name="auc_precision_recall"),
+        Metric(name="precision", tfma_class="Precision", tfma_name="precision", from_counts=True),
+        Metric(name="recall", tfma_class="Recall", tfma_name="recall", from_counts=True),
+        Metric(
+            name="log_loss",
+            tfma_class="LogLoss",
+            tfma_name="log_loss",
+            tfma_module=_PROBABILITY_METRICS,
+            larger_is_better=False,
+        ),
+        Metric(
+            name="ece",
+            tfma_class="ExpectedCalibrationError",
+            tfma_name="ece",
+            tfma_module=_PROBABILITY_METRICS,
+            larger_is_better=False,
+        ),
     )
     counts = ("TruePositives", "FalsePositives", "TrueNegatives", "FalseNegatives", "ExampleCount")
     prediction = "probability"

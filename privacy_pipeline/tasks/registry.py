@@ -5,7 +5,7 @@ from __future__ import annotations
 import pkgutil
 from typing import Protocol
 
-from privacy_pipeline.tasks.task import Task
+from privacy_pipeline.tasks.task import Metric, Task
 
 _FOLDER = "privacy_pipeline.tasks"
 _TASKS = ("binary:BINARY",)
@@ -29,6 +29,11 @@ def of(named: HasTask) -> Task:
         named: the config's dataset, or its feature plan.
     """
     return REGISTRY[named.task]
+
+
+def metrics() -> dict[str, Metric]:
+    """Return the metrics of all tasks by name, in the order of tables."""
+    return {metric.name: metric for task in REGISTRY.values() for metric in task.metrics}
 
 
 def metric_names() -> dict[str, str]:

@@ -15,11 +15,17 @@ class Metric:
         name: in configs, records and tables.
         tfma_class: TensorFlow Model Analysis computes it.
         tfma_name: what TensorFlow Model Analysis calls the result.
+        tfma_module: where the class is; empty for a class of TensorFlow Model Analysis or Keras.
+        larger_is_better: whether thresholds are `min` and `max_decrease`; else they are `max` and `max_increase`.
+        from_counts: whether it follows from confusion counts at one decision threshold, as a DP evaluation releases.
     """
 
     name: str
     tfma_class: str
     tfma_name: str
+    tfma_module: str = ""
+    larger_is_better: bool = True
+    from_counts: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow_model_analysis as tfma
+from sklearn.metrics import average_precision_score, log_loss
 
 from privacy_pipeline.components.slices import read_baseline
 from privacy_pipeline.config.models.encrypted import EncryptedPolicy
@@ -54,12 +55,20 @@ def test_a_network_that_rounds_to_one_logit_is_refused_twice() -> None:
         ({}, {"recall": {"min": 0.1}}, "does not have it; run again"),
         ({"auc_encrypted": 0.9}, {"auc": {"max_decrease": 0.01}}, "0.0200 below the last blessed model"),
         ({"auc_encrypted": float("nan")}, {"auc": {"min": 0.1}}, "is nan, below"),
+        ({"log_loss_encrypted": 0.7}, {"log_loss": {"max": 0.6}}, "log_loss .* is 0.7000, above the threshold 0.6000"),
+        (
+            {"ece_encrypted": 0.2},
+            {"ece": {"max_increase": 0.05}},
+            "is 0.1000 above the last blessed model; at most 0.05",
+        ),
+        ({"ece_encrypted": float("nan")}, {"ece": {"max": 0.1}}, "is nan, above"),
+        ({}, {"log_loss": {"max": 0.6}}, "does not have it; run again"),
     ],
 )
 def test_each_metric_of_the_private_predictions_is_held_against_its_threshold(
     given: dict[str, Any], thresholds: dict[str, dict[str, float]], reason: str
 ) -> None:
-    (found,) = missed(encrypted_evaluation(**given), {"auc": 0.92}, **thresholds)
+    (found,) = missed(encrypted_evaluation(**given), {"auc": 0.92, "ece": 0.1}, **thresholds)
     assert re.search(reason, found)
 
 
@@ -77,7 +86,12 @@ def test_metrics_of_private_predictions_are_counted() -> None:
     assert (found.precision_encrypted, found.recall_encrypted) == pytest.approx((2 / 3, 2 / 3))
     nothing = compared(-plain[:2], -plain[:2], np.zeros((2, 1)))
     assert (nothing.precision_encrypted, nothing.recall_encrypted, nothing.auc_encrypted) == (None, None, None)
-    assert set(nothing.undefined) == {"precision", "recall", "auc"}
+    assert set(nothing.undefined) == {"precision", "recall", "auc", "pr_auc"} and nothing.pr_auc_encrypted is None
+    probabilities = 1 / (1 + np.exp(-private.ravel()))
+    assert found.log_loss_encrypted == pytest.approx(log_loss(truth.ravel(), probabilities))
+    assert found.pr_auc_encrypted == pytest.approx(average_precision_score(truth.ravel(), private.ravel()))
+    assert 0.3 < found.ece_encrypted < 0.5
+    assert np.isfinite(compared(plain * 1e4, private * 1e4, truth).log_loss_encrypted)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +120,7 @@ def test_the_baseline_s_metrics_follow_from_the_differences(monkeypatch: pytest.
 def test_the_gate_gets_the_thresholds_of_what_is_served_privately() -> None:
     private = make_config("encrypted", training={"encrypted": {"simulate": True}})
     assert _private_thresholds(private) == {
-        name: {"min": bound.min, "max_decrease": bound.max_decrease}
+        name: {"min": bound.min, "max_decrease": bound.max_decrease, "max": None, "max_increase": None}
         for name, bound in private.evaluation.thresholds.items()
     }
     assert _private_thresholds(private) and _private_thresholds(make_config("plain")) == {}

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pandas as pd  # type: ignore[import-untyped]
 import pytest
 import tensorflow_model_analysis as tfma
+from sklearn.metrics import average_precision_score, log_loss
 
 from privacy_pipeline.cli.tables import run_table
 from privacy_pipeline.components.privacy_gate import executor
@@ -44,11 +45,25 @@ def evaluated(folder: Path, rows: list[tuple[str, int, float]], **thresholds: di
 def test_what_a_slice_does_not_define_is_absent_with_its_reason(tmp_path: Path) -> None:
     slices = {part.name.removeprefix("town="): part for part in evaluated(tmp_path, ROWS)}
     assert slices["both"].undefined == slices["overall"].undefined == {}
-    assert slices["both"].metrics == pytest.approx({"accuracy": 0.5, "auc": 0.75, "precision": 0.5, "recall": 0.5})
+    labels, probabilities = [1, 0, 1, 0], [0.9, 0.2, 0.4, 0.6]
+    assert slices["both"].metrics == pytest.approx(
+        {
+            "accuracy": 0.5,
+            "auc": 0.75,
+            "pr_auc": average_precision_score(labels, probabilities),
+            "precision": 0.5,
+            "recall": 0.5,
+            "log_loss": log_loss(labels, probabilities),
+            "ece": (0.1 + 0.2 + 0.6 + 0.6) / 4,
+        },
+        abs=0.1,
+    )
+    assert slices["both"].metrics["log_loss"] == pytest.approx(log_loss(labels, probabilities), rel=1e-6)
+    assert slices["both"].metrics["ece"] == pytest.approx(0.375, rel=1e-6)
     none, every, quiet = slices["no positive"], slices["all positive"], slices["none predicted"]
     assert (none.metrics["auc"], none.metrics["recall"]) == (None, None)
     assert none.metrics["accuracy"] == none.metrics["precision"] + 0.5 == 0.5  # type: ignore[operator]
-    assert none.undefined == dict.fromkeys(("auc", "recall"), "no row has the positive class")
+    assert none.undefined == dict.fromkeys(("auc", "pr_auc", "recall"), "no row has the positive class")
     assert every.metrics["auc"] is None and every.metrics["recall"] == 0.5
     assert every.undefined == {"auc": "all rows have the positive class"}
     assert quiet.metrics["precision"] is None and quiet.undefined == {"precision": "no row was predicted positive"}
@@ -84,7 +99,11 @@ def test_a_table_says_why() -> None:
 
 @pytest.mark.parametrize(
     ("counts", "names"),
-    [((0, 0, 0, 0), {"auc", "recall", "precision"}), ((0, 2, 0, 0), {"auc", "recall"}), ((0, 0, 3, 1), {"precision"})],
+    [
+        ((0, 0, 0, 0), {"auc", "pr_auc", "recall", "precision"}),
+        ((0, 2, 0, 0), {"auc", "pr_auc", "recall"}),
+        ((0, 0, 3, 1), {"precision"}),
+    ],
 )
 def test_counts_decide(counts: tuple[int, int, int, int], names: set[str]) -> None:
     named = ("true_positives", "false_positives", "true_negatives", "false_negatives")

@@ -92,6 +92,26 @@ def test_a_secret_size_has_no_default_batch(fails: Fails) -> None:
     assert "batch_size" in str(error)
 
 
+@pytest.mark.parametrize(
+    ("bounds", "message"),
+    [
+        ("{auc: {max: 0.8}}", "a larger auc is better: replace `max` of thresholds.auc by `min`"),
+        (
+            "{accuracy: {min: 0.8, max_increase: 0.1}}",
+            "replace `max_increase` of thresholds.accuracy by `max_decrease`",
+        ),
+        ("{log_loss: {min: 0.1}}", "a smaller log_loss is better: replace `min` of thresholds.log_loss by `max`"),
+        ("{ece: {max: 0.1, max_decrease: 0.1}}", "replace `max_decrease` of thresholds.ece by `max_increase`"),
+        ("{ece: {}}", "thresholds.ece: give `max`, `max_increase` or both"),
+        ("{pr_auc: {}}", "thresholds.pr_auc: give `min`, `max_decrease` or both"),
+        ("{log_loss: {max: -1}}", "evaluation.thresholds.log_loss.max: must be at least 0"),
+        ("{log_loss: {max: .inf}}", "evaluation.thresholds.log_loss.max: must be a finite number"),
+    ],
+)
+def test_a_bound_is_on_the_side_of_bad_models(fails: Fails, bounds: str, message: str) -> None:
+    assert message in fails(BASE, overrides=[f"evaluation.thresholds={bounds}"]).message
+
+
 DP_EVALUATION = "evaluation={thresholds: {accuracy: {min: 0.8}}, dp: {epsilon: 1.0, delta: 1.0e-6}}"
 
 
@@ -99,6 +119,7 @@ DP_EVALUATION = "evaluation={thresholds: {accuracy: {min: 0.8}}, dp: {epsilon: 1
     ("change", "message"),
     [
         ("evaluation.thresholds={auc: {min: 0.8}}", "`dp` has no auc"),
+        ("evaluation.thresholds={log_loss: {max: 0.8}}", "thresholds on accuracy, precision or recall"),
         ("evaluation.thresholds={recall: {min: 0.1, max_decrease: 0.1}}", "`max_decrease` of thresholds.recall"),
         ("training={backend: plain}", "evaluation.dp: this training gives no guarantee"),
         ("evaluation.dp.epsilon=0", "evaluation.dp.epsilon: must be greater than 0"),

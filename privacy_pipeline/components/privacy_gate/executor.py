@@ -101,7 +101,7 @@ def _reasons(input_dict: dict[str, list[types.Artifact]], exec_properties: dict[
 def _private_reasons(found: EncryptedEvaluation | None, thresholds: str, evaluation_uri: str) -> list[str]:
     """Return the thresholds that the private predictions miss."""
     bounds = {name: Threshold.model_validate(bound) for name, bound in json.loads(thresholds).items()}
-    compared = any(bound.max_decrease is not None for bound in bounds.values())
+    compared = any(bound.compares for bound in bounds.values())
     baseline = read_baseline(evaluation_uri) if found is not None and compared else {}
     return missed_private(found, thresholds=bounds, baseline=baseline)
 
@@ -136,8 +136,12 @@ def _missed(failure: Any) -> str:
     name = _name(failure)
     number = failure.metric_value.double_value.value
     if failure.metric_key.is_diff:
-        allowed = failure.metric_threshold.change_threshold.absolute.value
+        change = failure.metric_threshold.change_threshold
+        allowed = change.absolute.value
+        if change.direction == tfma.MetricDirection.LOWER_IS_BETTER:
+            return f"{name} is {number:.4f} above the last blessed model; at most {allowed:.4f} is allowed"
         return f"{name} is {-number:.4f} below the last blessed model; at most {-allowed:.4f} is allowed"
-    return (
-        f"{name} {number:.4f} is below the threshold {failure.metric_threshold.value_threshold.lower_bound.value:.4f}"
-    )
+    bounds = failure.metric_threshold.value_threshold
+    if bounds.HasField("upper_bound"):
+        return f"{name} {number:.4f} is above the threshold {bounds.upper_bound.value:.4f}"
+    return f"{name} {number:.4f} is below the threshold {bounds.lower_bound.value:.4f}"

@@ -23,6 +23,7 @@ from privacy_pipeline.errors import BadInputError, PipelineError
 from privacy_pipeline.files.bounded import json_value
 from privacy_pipeline.files.bounded_arrays import open_array
 from privacy_pipeline.processes.programs import arguments_of
+from privacy_pipeline.tasks.probabilities import average_precision, bin_sums, calibration_error, losses
 
 BATCHES = (1, 128, 1024)  # the largest evaluates the split
 _SECONDS_PER_ROW, _SECONDS_TO_START = 1.0, 900.0
@@ -145,10 +146,11 @@ def compare(
     private_auc = auc(private.ravel(), truth)
     undefined = {} if private_auc is not None else {"auc": "all rows have one class"}
     precision, recall = _share(positive & truth, positive), _share(positive & truth, truth)
+    ones, probabilities = truth.astype(np.float64), np.exp(-np.logaddexp(0.0, -private.ravel().astype(np.float64)))
     if precision is None:
         undefined["precision"] = "no row was predicted positive"
     if recall is None:
-        undefined["recall"] = "no row has the positive class"
+        undefined["recall"] = undefined["pr_auc"] = "no row has the positive class"
     return EncryptedEvaluation(
         model=model,
         rows=len(plain),
@@ -158,6 +160,9 @@ def compare(
         auc_encrypted=private_auc,
         precision_encrypted=precision,
         recall_encrypted=recall,
+        pr_auc_encrypted=average_precision(truth, private.ravel()),
+        log_loss_encrypted=float(losses(ones, probabilities).mean()),
+        ece_encrypted=calibration_error(bin_sums(ones, probabilities)),
         undefined=undefined,
         agreement=float(((plain > 0) == (private > 0)).mean()),
         largest_logit_error=float(errors.max()),

@@ -71,6 +71,9 @@ class EncryptedEvaluation(_Part):
     auc_encrypted: float | None
     precision_encrypted: float | None = None
     recall_encrypted: float | None = None
+    pr_auc_encrypted: float | None = None
+    log_loss_encrypted: float | None = None
+    ece_encrypted: float | None = None
     undefined: dict[str, str] = {}
     agreement: float
     largest_logit_error: float
@@ -156,6 +159,13 @@ def _missed(found: EncryptedEvaluation, name: str, bound: Threshold, before: flo
         return
     if bound.min is not None and not value >= bound.min:
         yield f"{name} of the private predictions is {value:.4f}, below the threshold {bound.min:.4f}"
+    if bound.max is not None and not value <= bound.max:
+        yield f"{name} of the private predictions is {value:.4f}, above the threshold {bound.max:.4f}"
+    if bound.max_increase is not None and before is not None and not value - before <= bound.max_increase:
+        yield (
+            f"{name} of the private predictions is {value - before:.4f} above the last blessed model; at most "
+            f"{bound.max_increase:.4f} is allowed"
+        )
     if bound.max_decrease is not None and before is not None and not before - value <= bound.max_decrease:
         yield (
             f"{name} of the private predictions is {before - value:.4f} below the last blessed model; at most "

@@ -35,6 +35,7 @@ def _metrics(section: EvaluationSection, task: Task) -> list[tfma.MetricConfig]:
     configured = [
         tfma.MetricConfig(
             class_name=metric.tfma_class,
+            module=metric.tfma_module,
             per_slice_thresholds=_thresholds(bounds[metric.name]) if metric.name in bounds else [],
         )
         for metric in task.metrics
@@ -47,6 +48,12 @@ def _thresholds(bound: Threshold) -> list[tfma.PerSliceMetricThreshold]:
     given: dict[str, Any] = {}
     if bound.min is not None:
         given["value_threshold"] = tfma.GenericValueThreshold(lower_bound={"value": bound.min})
+    if bound.max is not None:
+        given["value_threshold"] = tfma.GenericValueThreshold(upper_bound={"value": bound.max})
+    if bound.max_increase is not None:
+        given["change_threshold"] = tfma.GenericChangeThreshold(
+            direction=tfma.MetricDirection.LOWER_IS_BETTER, absolute={"value": bound.max_increase}
+        )
     if bound.max_decrease is not None:
         given["change_threshold"] = tfma.GenericChangeThreshold(
             direction=tfma.MetricDirection.HIGHER_IS_BETTER, absolute={"value": -bound.max_decrease}

@@ -224,6 +224,7 @@ SHAPES_THE_MODEL: dict[str, tuple[tuple[str, ...], str]] = {
     },
     "ledger": ((), "ledger=sqlite:///other.db"),  # the training is charged there, and its record says so
 }
+LOSS_BOUND = "evaluation.thresholds={log_loss: {max: 0.5, max_increase: 0.1}}"
 EVALUATED = (DP, "evaluation.dp={epsilon: 1.0, delta: 1.0e-5}")
 CANNOT_SHAPE_THE_MODEL: dict[str, tuple[tuple[str, ...], str]] = {
     "evaluation.dp.epsilon": (EVALUATED, "evaluation.dp.epsilon=2.0"),
@@ -232,6 +233,8 @@ CANNOT_SHAPE_THE_MODEL: dict[str, tuple[tuple[str, ...], str]] = {
     "evaluation.slices": ((), "evaluation.slices=[colour]"),
     "evaluation.thresholds.min": ((), "evaluation.thresholds.accuracy.min=0.9"),
     "evaluation.thresholds.max_decrease": ((), "evaluation.thresholds.accuracy.max_decrease=0.9"),
+    "evaluation.thresholds.max": ((LOSS_BOUND,), "evaluation.thresholds.log_loss.max=0.9"),
+    "evaluation.thresholds.max_increase": ((LOSS_BOUND,), "evaluation.thresholds.log_loss.max_increase=0.9"),
     "policy.max_epsilon": ((), "policy.max_epsilon=1.0"),
     "policy.max_delta": ((), "policy.max_delta=1.0e-9"),
     "policy.encrypted.min_agreement": ((), "policy.encrypted.min_agreement=0.5"),

@@ -1,0 +1,1 @@
+"""Metrics that TensorFlow Model Analysis lacks, for TFX's Evaluator."""
