@@ -12,6 +12,7 @@ from tfx.utils import path_utils
 
 from privacy_pipeline.components import left_files
 from privacy_pipeline.errors import PipelineError
+from privacy_pipeline.tasks.registry import metrics
 
 Artifacts = dict[str, list[artifact.Artifact]]  # what TFX gives an executor, by the name of a channel
 
@@ -90,10 +91,7 @@ class RunMetricsArtifact(artifact.Artifact):
         "accountant": _STRING,
         "epsilon": _FLOAT,
         "delta": _FLOAT,
-        "accuracy": _FLOAT,
-        "auc": _FLOAT,
-        "precision": _FLOAT,
-        "recall": _FLOAT,
+        **dict.fromkeys(metrics(), _FLOAT),
         "examples": _INT,
         "blessed": _INT,
         "cached_training": _INT,

@@ -17,7 +17,10 @@ from privacy_pipeline.components.pusher.executor import push
 from privacy_pipeline.components.trainer import executor as trainer
 from privacy_pipeline.errors import PipelineError
 from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.reports.record.properties import metric_properties
+from privacy_pipeline.tasks.registry import metrics
 from tests.pipelines.projects import DIGEST
+from tests.reports.records import dp_record, make_summary
 
 
 def examples(digest: str | None = DIGEST) -> Any:
@@ -99,3 +102,10 @@ def test_a_push_removes_what_killed_ones_left(model: Any, tmp_path: Path) -> Non
     (tmp_path / "pushed/7").mkdir()
     target = push(model=tmp_path / "model/Format-Serving", base=tmp_path / "pushed")
     assert sorted(path.name for path in (tmp_path / "pushed").iterdir()) == sorted(["7", target.name])
+
+
+def test_ml_metadata_has_a_property_for_each_value_of_a_run() -> None:
+    summary = make_summary(dp_record())
+    whole = summary.overall.model_copy(update={"metrics": dict.fromkeys(metrics(), 0.5)})
+    values = metric_properties(summary.model_copy(update={"slices": [whole]}))
+    assert set(metrics()) < set(values) == set(artifacts.RunMetricsArtifact.PROPERTIES)
