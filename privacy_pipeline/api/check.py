@@ -152,6 +152,7 @@ def check(config: Given, *, overrides: Sequence[str] = (), on_examine: Callable[
         "config": str(path),
         "pipeline": loaded.pipeline,
         "backend": loaded.training.backend,
+        "task": loaded.dataset.task,
         "span": span,
         "privacy_class": announced_class(loaded),
         "plan": plan.parameters() if plan else None,

@@ -115,6 +115,7 @@ class DpSgdBackend:
             names=model.input_names,
             keyed=isinstance(inputs.config.dataset.privacy_unit, KeyedUnit),
             folder=inputs.work_dir / "examples",
+            classes=inputs.features.classes,
         )
         require_units(mechanism, units=examples.units)
         execution = _fit(private, examples, plan, inputs)

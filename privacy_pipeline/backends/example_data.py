@@ -49,6 +49,7 @@ def read_examples(
     names: Sequence[str],
     keyed: bool,
     folder: Path,
+    classes: int,
     silos: bool = False,
     memory_limit: int = MEMORY_LIMIT,
 ) -> Examples:
@@ -60,6 +61,7 @@ def read_examples(
         names: features to keep.
         keyed: read who owns each row. The key becomes a number at once, and never an input of the model.
         folder: where the arrays go that do not fit into memory.
+        classes: labels are whole numbers from 0 to below it.
         silos: read the name of each row's silo; no input of the model either.
         memory_limit: bytes of arrays that may stay in memory.
 
@@ -68,7 +70,7 @@ def read_examples(
     """
     owners = _Keys("dataset.privacy_unit: the key", "belong to no unit") if keyed else None
     homes = _Keys("training.federated.silo_privacy.column: the silo", "belong to no silo") if silos else None
-    chunks = _chunks(patterns, transform_graph, names, owners, homes)
+    chunks = _chunks(patterns, transform_graph, names, owners, homes, classes)
     held: list[Chunk] = []
     size = 0
     for chunk in chunks:
@@ -99,18 +101,20 @@ class Owners:
     silos: NDArray[np.str_] | None
 
 
-def read_through(patterns: Sequence[str], *, transform_graph: Path, keyed: bool, silos: bool = False) -> Owners:
+def read_through(
+    patterns: Sequence[str], *, transform_graph: Path, keyed: bool, classes: int, silos: bool = False
+) -> Owners:
     """Read a split as `read_examples` does, and keep none of its features.
 
     Args:
-        patterns, transform_graph, keyed, silos: as in `read_examples`.
+        patterns, transform_graph, keyed, classes, silos: as in `read_examples`.
 
     Raises:
         BadInputError: as `read_examples`.
     """
     owners = _Keys("dataset.privacy_unit: the key", "belong to no unit") if keyed else None
     homes = _Keys("training.federated.silo_privacy.column: the silo", "belong to no silo") if silos else None
-    rows = sum(len(labels) for _, labels in _chunks(patterns, transform_graph, (), owners, homes))
+    rows = sum(len(labels) for _, labels in _chunks(patterns, transform_graph, (), owners, homes, classes))
     if not rows:
         raise keras_io.no_rows()
     return Owners(
@@ -168,6 +172,7 @@ def _chunks(
     names: Sequence[str],
     owners: _Keys | None,
     homes: _Keys | None,
+    classes: int,
 ) -> Iterator[Chunk]:
     for part in keras_io.parsed(
         patterns, transform_graph=transform_graph, with_key=owners is not None, with_silo=homes is not None
@@ -176,7 +181,7 @@ def _chunks(
             owners.add(part[UNIT_KEY_FEATURE])
         if homes is not None:
             homes.add(part[SILO_FEATURE])
-        yield {name: part[name] for name in names}, keras_io.labels_of(part)
+        yield {name: part[name] for name in names}, keras_io.labels_of(part, classes=classes)
 
 
 def _drained(held: list[Chunk]) -> Iterator[Chunk]:

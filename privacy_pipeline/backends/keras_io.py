@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from privacy_pipeline.data.schema.features import FeaturePlan
 
 _MEANINGS = {
-    LABEL_FEATURE: "1 for the positive class, 0 for any other",
+    LABEL_FEATURE: "1 for the positive class and 0 for any other, or the class's place in the label's domain",
     UNIT_KEY_FEATURE: "the column that dataset.privacy_unit names, as it is",
     SILO_FEATURE: "the column that training.federated.silo_privacy names, as it is",
 }
@@ -43,7 +43,7 @@ class Rows:
 
     Attributes:
         inputs: the model's inputs by name, each [rows, ...].
-        labels: 1 for the positive class, 0 for any other; float32, [rows, 1].
+        labels: the class of each row: 1 for the positive class and 0 for any other, or its place; float32, [rows, 1].
     """
 
     inputs: Mapping[str, NDArray[Any]]
@@ -90,7 +90,7 @@ def input_specs(transform_graph: Path) -> dict[str, InputSpec]:
     return {name: InputSpec(shape=tuple(f.shape), dtype=f.dtype.name) for name, f in chosen.items()}
 
 
-def read_rows(patterns: Sequence[str], *, transform_graph: Path) -> Rows:
+def read_rows(patterns: Sequence[str], *, transform_graph: Path, classes: int) -> Rows:
     """Read a split of transformed examples.
 
     The privacy unit's key is not even parsed, so that it cannot enter a model.
@@ -98,6 +98,7 @@ def read_rows(patterns: Sequence[str], *, transform_graph: Path) -> Rows:
     Args:
         patterns: gzipped TFRecord files, or globs of such.
         transform_graph: the tf.Transform output that made them.
+        classes: labels are whole numbers from 0 to below it.
 
     Raises:
         BadInputError: no row, no label, or a label outside the public domain.
@@ -105,7 +106,7 @@ def read_rows(patterns: Sequence[str], *, transform_graph: Path) -> Rows:
     parts = list(parsed(patterns, transform_graph=transform_graph))
     if not parts:
         raise no_rows()
-    labels = np.concatenate([labels_of(part) for part in parts])
+    labels = np.concatenate([labels_of(part, classes=classes) for part in parts])
     names = [name for name in parts[0] if name != LABEL_FEATURE]
     return Rows(inputs={name: np.concatenate([part[name] for part in parts]) for name in names}, labels=labels)
 
@@ -153,14 +154,14 @@ def parsed(
     yield from batches.prefetch(1).as_numpy_iterator()
 
 
-def labels_of(part: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+def labels_of(part: Mapping[str, NDArray[Any]], *, classes: int) -> NDArray[np.float32]:
     """Return the labels of parsed rows, float32, [rows, 1].
 
     Raises:
         BadInputError: one is outside the public domain.
     """
     labels = part[LABEL_FEATURE].reshape(-1, 1).astype(np.float32)
-    if not np.isin(labels, (0, 1)).all():
+    if not np.isin(labels, np.arange(classes)).all():
         raise BadInputError(
             "dataset.label: some rows have no label, or one outside the domain that the schema gives",
             fix="correct those rows, or the label's domain in the schema",
@@ -211,7 +212,9 @@ def model_of(
         model = user_code.resolve(section.use).build_model(context)
     else:
         model = apart.model(config, context, trained=trained)
-    require_usable(model, use=section.use, inputs=context.inputs, task=tasks.of(config.dataset))
+    require_usable(
+        model, use=section.use, inputs=context.inputs, task=tasks.of(config.dataset), classes=features.classes
+    )
     return model
 
 
@@ -270,7 +273,7 @@ def save_model(model: Any, *, transform_graph: Path, features: FeaturePlan, mode
     def serve(examples: Any) -> dict[str, Any]:
         transformed = model.transform_layer(tf.io.parse_example(examples, columns))
         outputs = model({name: transformed[name] for name in model.input_names}, training=False)
-        return tasks.of(features).served(outputs)
+        return tasks.of(features).served(outputs, domain=features.label_domain)
 
     def transform(examples: Any) -> dict[str, Any]:
         return dict(model.transform_layer(tf.io.parse_example(examples, labelled)))

@@ -65,7 +65,9 @@ class PlainBackend:
         training = inputs.config.training
         if training.seed is not None:
             tf.keras.utils.set_random_seed(training.seed)
-        rows = backends.keras_io.read_rows(inputs.train_files, transform_graph=inputs.transform_graph)
+        rows = backends.keras_io.read_rows(
+            inputs.train_files, transform_graph=inputs.transform_graph, classes=inputs.features.classes
+        )
         held_out = _held_out(inputs)
         model = backends.keras_io.build_model(inputs)
         task = tasks.of(inputs.config.dataset)
@@ -111,7 +113,9 @@ def _held_out(inputs: TrainingInputs) -> tuple[dict[str, Any], Any] | None:
 
     if not inputs.eval_files:
         return None
-    rows = backends.keras_io.read_rows(inputs.eval_files, transform_graph=inputs.transform_graph)
+    rows = backends.keras_io.read_rows(
+        inputs.eval_files, transform_graph=inputs.transform_graph, classes=inputs.features.classes
+    )
     return dict(rows.inputs), rows.labels
 
 

@@ -92,11 +92,12 @@ def _read_all(inputs: TrainingInputs) -> None:
     from privacy_pipeline.backends.example_data import read_through
 
     graph, silos = inputs.transform_graph, inputs.config.training.silo_column is not None
+    classes = inputs.features.classes
     keyed = isinstance(inputs.config.dataset.privacy_unit, KeyedUnit)
-    trained = read_through(inputs.train_files, transform_graph=graph, keyed=keyed, silos=silos)
+    trained = read_through(inputs.train_files, transform_graph=graph, keyed=keyed, classes=classes, silos=silos)
     if silos:
         _require_silos(inputs.config, trained)
-    read_through(inputs.eval_files, transform_graph=graph, keyed=False)
+    read_through(inputs.eval_files, transform_graph=graph, keyed=False, classes=classes)
 
 
 def _require_silos(config: PipelineConfig, found: Owners) -> None:

@@ -146,7 +146,9 @@ def _trial(inputs: TrainingInputs, point: Point) -> tuple[float, list[Any], Exec
     finally:
         shutil.rmtree(inputs.work_dir, ignore_errors=True)
     executed = dataclasses.replace(executed, tuning=Tuned(point=point, plan=plan))
-    rows = backends.keras_io.read_rows(inputs.eval_files, transform_graph=inputs.transform_graph)
+    rows = backends.keras_io.read_rows(
+        inputs.eval_files, transform_graph=inputs.transform_graph, classes=inputs.features.classes
+    )
     score = tasks.of(inputs.config.dataset).scores[tuning_of(inputs.config).metric]
     return _score(model, rows, score), model.get_weights(), executed
 

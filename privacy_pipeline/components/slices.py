@@ -71,7 +71,9 @@ def _slice(key: Any, values: Any) -> SliceMetrics:
         name=", ".join(f"{column}={value}" for column, value in key) or "overall",
         examples=int(numbers["example_count"]),
         metrics={
-            ours: None if ours in lacking else _finite(numbers.get(theirs)) for theirs, ours in METRIC_NAMES.items()
+            ours: None if ours in lacking else _finite(numbers[theirs])
+            for theirs, ours in METRIC_NAMES.items()
+            if theirs in numbers
         },
         undefined=lacking,
     )

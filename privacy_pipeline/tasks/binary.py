@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from privacy_pipeline.errors import BadInputError
@@ -65,7 +65,14 @@ class Binary:
         "auc": Score(of=_probability, measure=_auc),
     }
 
-    def require_model(self, model: Any, *, what: str) -> None:
+    cannot: Mapping[str, str] = {}
+
+    def width(self, classes: int) -> int:
+        """Return 1: the logit of the positive class."""
+        del classes
+        return 1
+
+    def require_model(self, model: Any, *, what: str, classes: int) -> None:
         """Refuse a model that does not end in one logit.
 
         Raises:
@@ -73,6 +80,7 @@ class Binary:
         """
         import tensorflow as tf
 
+        del classes
         if tuple(model.output_shape) != (None, 1):
             raise BadInputError(f"{what} has output shape {model.output_shape}, not (None, 1)", fix="end in Dense(1)")
         if getattr(model.layers[-1], "activation", None) is tf.keras.activations.sigmoid:
@@ -100,8 +108,9 @@ class Binary:
             tf.keras.metrics.AUC(name="auc", from_logits=True),
         ]
 
-    def served(self, outputs: Any) -> dict[str, Any]:
+    def served(self, outputs: Any, *, domain: Sequence[str]) -> dict[str, Any]:
         """Return the probability of the positive class: float32, [batch, 1]."""
+        del domain
         return {self.prediction: _probability(outputs)}
 
 

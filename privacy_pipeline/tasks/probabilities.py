@@ -39,13 +39,22 @@ def bin_sums(labels: Floats, probabilities: Floats) -> Floats:
 
 
 def calibration_error(sums: Floats) -> float:
-    """Return the expected calibration error.
+    """Return the expected calibration error; NaN without a row.
 
     Args:
-        sums: of `bin_sums`, added up; at least one row.
+        sums: of `bin_sums`, added up.
     """
     rows, positives, probabilities = sums
-    return float(np.abs(positives - probabilities).sum() / rows.sum())
+    return float(np.abs(positives - probabilities).sum() / rows.sum()) if rows.any() else float("nan")
+
+
+def mean_loss(sums: Floats) -> float:
+    """Return the mean loss; NaN without a row.
+
+    Args:
+        sums: the number of rows, and the sum of their losses.
+    """
+    return float(sums[1] / sums[0]) if sums[0] else float("nan")
 
 
 def average_precision(labels: NDArray[np.bool_], scores: Floats) -> float | None:

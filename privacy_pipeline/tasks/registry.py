@@ -8,7 +8,7 @@ from typing import Protocol
 from privacy_pipeline.tasks.task import Metric, Task
 
 _FOLDER = "privacy_pipeline.tasks"
-_TASKS = ("binary:BINARY",)
+_TASKS = ("binary:BINARY", "multiclass:MULTICLASS")
 _FOUND: tuple[Task, ...] = tuple(pkgutil.resolve_name(f"{_FOLDER}.{place}") for place in _TASKS)
 REGISTRY = {task.name: task for task in _FOUND}
 
@@ -32,8 +32,12 @@ def of(named: HasTask) -> Task:
 
 
 def metrics() -> dict[str, Metric]:
-    """Return the metrics of all tasks by name, in the order of tables."""
-    return {metric.name: metric for task in REGISTRY.values() for metric in task.metrics}
+    """Return the metrics of all tasks by name, in the order of tables; one that several have is the first one's."""
+    found: dict[str, Metric] = {}
+    for task in REGISTRY.values():
+        for metric in task.metrics:
+            found.setdefault(metric.name, metric)
+    return found
 
 
 def metric_names() -> dict[str, str]:

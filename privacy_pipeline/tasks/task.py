@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -69,12 +69,26 @@ class Task(Protocol):
         """Scores that `training.tuning.metric` may name."""
         ...
 
-    def require_model(self, model: Any, *, what: str) -> None:
+    @property
+    def cannot(self) -> Mapping[str, str]:
+        """Parts of a config that do not go with the task, by dotted key, each with what to do instead."""
+        ...
+
+    def width(self, classes: int) -> int:
+        """Return the number of the model's outputs.
+
+        Args:
+            classes: values of the label that the task tells apart.
+        """
+        ...
+
+    def require_model(self, model: Any, *, what: str, classes: int) -> None:
         """Refuse a model whose output is not that of the task.
 
         Args:
             model: a functional or built sequential Keras model.
             what: starts the message.
+            classes: as of `width`.
 
         Raises:
             BadInputError: it is not.
@@ -98,6 +112,11 @@ class Task(Protocol):
         """Return the Keras metrics that a training without a guarantee shows after each epoch."""
         ...
 
-    def served(self, outputs: Any) -> dict[str, Any]:
-        """Return what the signature `serving_default` gives for outputs."""
+    def served(self, outputs: Any, *, domain: Sequence[str]) -> dict[str, Any]:
+        """Return what the signature `serving_default` gives for outputs.
+
+        Args:
+            outputs: of the model.
+            domain: public values of the label, in the order of the classes.
+        """
         ...

@@ -51,7 +51,7 @@ class Split:
     files: tuple[str, ...]
     transform_graph: Path
     raw: list[dict[str, Any]]
-    features = PLAN
+    features: FeaturePlan = PLAN
 
     def config(self, **training: Any) -> PipelineConfig:
         """A config for these rows; `model` and `dataset` go to their sections, the rest to training."""
@@ -126,13 +126,16 @@ def write_transformed(path: Path, transformed: list[dict[str, Any]]) -> None:
 @pytest.fixture(scope="session")
 def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
     """600 rows of `PLAN`, transformed."""
-    folder = tmp_path_factory.mktemp("split")
+    return make_split(tmp_path_factory.mktemp("split"), plan=PLAN, raw=raw_rows(ROWS), spec=RAW_SPEC)
+
+
+def make_split(folder: Path, *, plan: FeaturePlan, raw: list[dict[str, Any]], spec: dict[str, Any]) -> Split:
+    """Rows of a plan, transformed."""
     graph = folder / "transform_graph"
-    raw = raw_rows(ROWS)
-    metadata = dataset_metadata.DatasetMetadata(schema_utils.schema_from_feature_spec(RAW_SPEC))
+    metadata = dataset_metadata.DatasetMetadata(schema_utils.schema_from_feature_spec(spec))
 
     def transform(inputs: dict[str, Any]) -> dict[str, Any]:
-        return preprocessing_fn(inputs, {"feature_plan": PLAN.model_dump_json()})
+        return preprocessing_fn(inputs, {"feature_plan": plan.model_dump_json()})
 
     with tft_beam.Context(temp_dir=str(folder / "tmp"), force_tf_compat_v1=False):
         (transformed, _), transform_fn = (raw, metadata) | tft_beam.AnalyzeAndTransformDataset(transform)
@@ -141,7 +144,7 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
     metadata_io.write_metadata(metadata, str(graph / tft.TFTransformOutput.RAW_METADATA_DIR))
     path = folder / "train-00000-of-00001.gz"
     write_transformed(path, transformed)
-    return Split(files=(str(path),), transform_graph=graph, raw=raw)
+    return Split(files=(str(path),), transform_graph=graph, raw=raw, features=plan)
 
 
 def make_config(**training: Any) -> PipelineConfig:

@@ -124,7 +124,12 @@ def test_rows_that_do_not_fit_into_memory_train_alike(
     split: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inside = read_examples(
-        split.files, transform_graph=split.transform_graph, names=["features"], keyed=True, folder=tmp_path / "none"
+        split.files,
+        transform_graph=split.transform_graph,
+        names=["features"],
+        keyed=True,
+        classes=2,
+        folder=tmp_path / "none",
     )
     assert not (tmp_path / "none").exists() and isinstance(inside.store.y, np.ndarray)
     monkeypatch.setattr(keras_io, "_PARSED_AT_ONCE", 64)
@@ -133,6 +138,7 @@ def test_rows_that_do_not_fit_into_memory_train_alike(
         transform_graph=split.transform_graph,
         names=["features"],
         keyed=True,
+        classes=2,
         folder=tmp_path / "rows",
         memory_limit=20_000,
     )

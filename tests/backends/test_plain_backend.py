@@ -92,11 +92,11 @@ def test_rows_without_a_usable_label_are_an_error(split: Any, tmp_path: Path) ->
     path = tmp_path / "bad.gz"
     split.write(path, [{"features": np.zeros(70, np.float32), "label": [-1], "privacy_unit_key": [b"p"]}])
     with pytest.raises(BadInputError, match=r"dataset\.label"):
-        keras_io.read_rows((str(path),), transform_graph=split.transform_graph)
+        keras_io.read_rows((str(path),), transform_graph=split.transform_graph, classes=2)
 
 
 def test_the_unit_key_never_reaches_the_model(split: Any) -> None:
-    rows = keras_io.read_rows(split.files, transform_graph=split.transform_graph)
+    rows = keras_io.read_rows(split.files, transform_graph=split.transform_graph, classes=2)
     assert set(rows.inputs) == {"features"} == set(keras_io.input_specs(split.transform_graph))
     assert rows.labels.shape == (ROWS, 1)
 

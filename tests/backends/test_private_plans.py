@@ -94,7 +94,7 @@ def test_another_number_of_users_than_registered_is_an_error(
 
 def test_owners_are_numbered_and_the_key_is_no_input(split: Any, owned: tuple[str, ...], tmp_path: Path) -> None:
     examples = read_examples(
-        owned, transform_graph=split.transform_graph, names=["features"], keyed=True, folder=tmp_path
+        owned, transform_graph=split.transform_graph, names=["features"], keyed=True, classes=2, folder=tmp_path
     )
     np.testing.assert_array_equal(examples.owners, np.arange(ROWS) // 3)
     assert set(examples.store.x) == {"features"}

@@ -278,7 +278,7 @@ def always(inputs: TrainingInputs) -> TrainingInputs:
 
 
 def test_a_model_that_gives_no_numbers_has_the_lowest_score(split: Any) -> None:
-    rows = keras_io.read_rows(split.files, transform_graph=split.transform_graph)
+    rows = keras_io.read_rows(split.files, transform_graph=split.transform_graph, classes=2)
     inputs = {name: tf.keras.Input(value.shape[1:], name=name) for name, value in rows.inputs.items()}
     hidden = tf.keras.layers.Concatenate()([tf.keras.layers.Flatten()(x) for x in inputs.values()])
     dense = tf.keras.layers.Dense(1)

@@ -48,6 +48,19 @@ def test_config_and_schema_load(tmp_path: Path) -> None:
     assert set(unreviewed(schema_path)) == {"id", "age", "weight", "note", "color", "same", "empty", "outcome"}
 
 
+@pytest.mark.parametrize("values", [("a", "b", "c"), ("3", "1", "2")], ids=["text", "whole numbers"])
+def test_a_label_of_several_values_is_multiclass(tmp_path: Path, values: tuple[str, ...]) -> None:
+    rows = "".join(f"{number},{value}\n" for number, value in enumerate(values))
+    config_path, schema_path, _ = write_starter(
+        csv=written(tmp_path, f"x,y\n{rows}"), folder=tmp_path, label="y", name="m"
+    )
+    config = load_config(config_path)
+    assert (config.dataset.task, config.dataset.positive_class) == ("multiclass", None)
+    assert set(config.evaluation.thresholds) == {"accuracy"}
+    plan = read_feature_plan(schema_path=schema_path, label="y", positive_class=None)
+    assert (plan.label_domain, plan.classes, plan.task) == (tuple(sorted(values)), 3, "multiclass")
+
+
 def test_commented_dp_block_is_valid_once_uncommented(tmp_path: Path) -> None:
     csv = written(tmp_path, "x,y\n1,0\n2,0\n3,1\n")
     config_path, _, _ = write_starter(csv=csv, folder=tmp_path, label="y", name="mine")
@@ -87,8 +100,7 @@ def test_refuses_to_overwrite_unless_forced(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "label", "message"),
     [
-        ("x,y\n1,a\n2,b\n3,c\n", "y", "label 'y' has 3 distinct values; only binary labels are supported"),
-        ("x,y\n1,a\n", "y", "label 'y' has 1 distinct values"),
+        ("x,y\n1,a\n", "y", "label 'y' has 1 distinct values; a label needs from two to 200"),
         ("x,y\n1,a\n2,\n", "y", "1 rows have no label 'y'"),
         ("x,y\n1,0.5\n2,1\n", "y", "label 'y' is floating point"),
         ("x,y\n1,a\n2,b\n", "z", "there is no label column 'z'"),

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, log_loss
 
 from privacy_pipeline.tasks import probabilities as of
 
+QUIET = settings(deadline=None, suppress_health_check=list(HealthCheck))
 ROWS = st.lists(st.tuples(st.booleans(), st.floats(0, 1, width=32)), min_size=1, max_size=40)
 
 
+@QUIET
 @given(ROWS)
 def test_they_are_those_of_scikit_learn(rows: list[tuple[bool, float]]) -> None:
     labels, scores = (np.array(values, np.float64) for values in zip(*rows, strict=True))
@@ -25,6 +27,7 @@ def test_they_are_those_of_scikit_learn(rows: list[tuple[bool, float]]) -> None:
         assert found is None
 
 
+@QUIET
 @given(ROWS, st.integers(1, 39))
 def test_sums_of_parts_add_up(rows: list[tuple[bool, float]], cut: int) -> None:
     labels, scores = (np.array(values, np.float64) for values in zip(*rows, strict=True))

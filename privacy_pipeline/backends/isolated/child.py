@@ -84,7 +84,8 @@ def _model(task: dict[str, Any]) -> bytes:
     if task["seed"] is not None:
         tf.keras.utils.set_random_seed(task["seed"])
     model = _code(task).build_model(context)
-    require_usable(model, use=task["use"], inputs=context.inputs, task=tasks.of(context.features))
+    features = context.features
+    require_usable(model, use=task["use"], inputs=context.inputs, task=tasks.of(features), classes=features.classes)
     config, weights = crossing_model(model)
     return frames.pack({"config": config}, weights)
 

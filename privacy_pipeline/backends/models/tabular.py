@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from privacy_pipeline.data.schema.features import FeaturePlan
+from privacy_pipeline.tasks import registry as tasks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +53,8 @@ def build_model(context: ModelContext) -> Any:
         context: the features and the config's widths.
 
     Returns:
-        An uncompiled functional Keras model. Its inputs are named after the features; its output is the logit of the
-        positive class, float32, [batch, 1].
+        An uncompiled functional Keras model. Its inputs are named after the features; its output is that of the task:
+        the logit of the positive class, float32, [batch, 1], or one of each class, float32, [batch, classes].
     """
     import tensorflow as tf
 
@@ -65,4 +66,6 @@ def build_model(context: ModelContext) -> Any:
         hidden = tf.keras.layers.Dense(width, activation="relu")(hidden)
         if context.dropout > 0:
             hidden = tf.keras.layers.Dropout(context.dropout)(hidden)
-    return tf.keras.Model(inputs=inputs, outputs=tf.keras.layers.Dense(1, name="logit")(hidden), name="tabular")
+    width = tasks.of(context.features).width(context.features.classes)
+    last = tf.keras.layers.Dense(width, name="logit" if width == 1 else "logits")
+    return tf.keras.Model(inputs=inputs, outputs=last(hidden), name="tabular")

@@ -11,7 +11,7 @@ from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.tasks.task import Task
 
 
-def require_usable(model: Any, *, use: str, inputs: Collection[str], task: Task) -> None:
+def require_usable(model: Any, *, use: str, inputs: Collection[str], task: Task, classes: int) -> None:
     """Refuse a model that no backend can train.
 
     Args:
@@ -19,6 +19,7 @@ def require_usable(model: Any, *, use: str, inputs: Collection[str], task: Task)
         use: the module's name, for messages.
         inputs: names of the features that there are.
         task: what it has to answer.
+        classes: values of the label that the task tells apart.
 
     Raises:
         BadInputError: it is not a functional Keras model with the output of the task, or needs other inputs.
@@ -26,7 +27,7 @@ def require_usable(model: Any, *, use: str, inputs: Collection[str], task: Task)
     what = f"model: build_model of '{use}'"
     if not isinstance(model, tf.keras.Model) or not getattr(model, "inputs", None):
         raise BadInputError(f"{what} returns no functional or built sequential Keras model", fix="return one")
-    task.require_model(model, what=what)
+    task.require_model(model, what=what, classes=classes)
     unknown = sorted(set(model.input_names) - set(inputs))
     if unknown:
         raise BadInputError(

@@ -38,6 +38,7 @@ def read_clients(inputs: TrainingInputs, *, names: list[str]) -> tuple[ClientSto
         names=names,
         keyed=keyed,
         folder=inputs.work_dir / "examples",
+        classes=inputs.features.classes,
     )
     section = inputs.config.training.federated
     if isinstance(unit, KeyedUnit):

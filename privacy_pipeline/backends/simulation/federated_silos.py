@@ -170,6 +170,7 @@ def read_silos(inputs: TrainingInputs, *, names: list[str], plan: SiloPlan) -> S
         names=names,
         keyed=isinstance(dataset.privacy_unit, KeyedUnit),
         folder=inputs.work_dir / "examples",
+        classes=inputs.features.classes,
         silos=True,
     )
     records = SiloRecords.from_rows(

@@ -37,7 +37,7 @@ class Executor(base_executor.BaseExecutor):
         evaluation.require_way(section)
         uris = artifact_utils.get_split_uris(input_dict["examples"], "eval")
         graph = Path(artifact_utils.get_single_uri(input_dict["transform_graph"]))
-        rows = keras_io.read_rows([io_utils.all_files_pattern(uri) for uri in uris], transform_graph=graph)
+        rows = keras_io.read_rows([io_utils.all_files_pattern(uri) for uri in uris], transform_graph=graph, classes=2)
         folder = Path(path_utils.serving_model_dir(artifact_utils.get_single_uri(input_dict["model"])))
         model = load_trained(folder)
         inputs = {name: rows.inputs[name] for name in model.input_names}

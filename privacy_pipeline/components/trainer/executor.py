@@ -225,7 +225,6 @@ def _require_built(inputs: TrainingInputs) -> None:
 
 
 def _specs(inputs: TrainingInputs) -> Mapping[str, InputSpec]:
-
     return backends.keras_io.input_specs(inputs.transform_graph)
 
 

@@ -35,8 +35,8 @@ def preprocessing_fn(inputs: Mapping[str, Any], custom_config: Mapping[str, Any]
         custom_config: holds the feature plan as JSON under `feature_plan`.
 
     Returns:
-        `features` (float32, [batch, width]); `label` (int64, [batch, 1]: 1 positive, 0 other, -1 none) where the label
-        is among the inputs; `privacy_unit_key` (int64 or string, [batch, 1]) where the plan has one and it is among
+        `features` (float32, [batch, width]); `label` (int64, [batch, 1], see `label_of`) where the label is among the
+        inputs; `privacy_unit_key` (int64 or string, [batch, 1]) where the plan has one and it is among
         the inputs, and so `silo_name`.
     """
     plan = FeaturePlan.model_validate_json(custom_config["feature_plan"])
@@ -121,9 +121,13 @@ def _offset(values: Any, minimum: float, maximum: float) -> Any:
 
 
 def label_of(plan: FeaturePlan, raw: Any) -> Any:
-    """Return 1 for the positive class, 0 for any other label of the domain, -1 else: int64, [batch]."""
+    """Return the place of each label in the domain; with a positive class 1 for it and 0 for any other label of the
+    domain; -1 for a label that is missing or outside the domain: int64, [batch].
+    """
     values = univalent(raw)
     known = ~is_missing(values)
+    if plan.positive_class is None:
+        return _place(plan, values)
     if plan.label_dtype == "bytes":
         positive = tf.equal(values, plan.positive_class)
         domain = tf.constant([list(plan.label_domain)], tf.string)
@@ -139,6 +143,17 @@ def label_of(plan: FeaturePlan, raw: Any) -> Any:
         known = tf.reduce_any(tf.equal(values[:, tf.newaxis], domain), axis=1)
     negative = tf.where(known, tf.constant(0, tf.int64), tf.constant(NO_LABEL, tf.int64))
     return tf.where(positive, tf.constant(1, tf.int64), negative)
+
+
+def _place(plan: FeaturePlan, values: Any) -> Any:
+    domain: Any = [list(plan.label_domain)]
+    if values.dtype == tf.string:
+        found = tf.equal(values[:, tf.newaxis], tf.constant(domain, tf.string))
+    else:
+        whole = tf.constant([[int(value) for value in plan.label_domain]], tf.int64)
+        found = tf.equal(tf.cast(values, tf.int64)[:, tf.newaxis], whole)
+    places = tf.argmax(tf.cast(found, tf.int64), axis=1)
+    return tf.where(tf.reduce_any(found, axis=1), places, tf.constant(NO_LABEL, tf.int64))
 
 
 def is_missing(values: Any) -> Any:

@@ -58,7 +58,10 @@ class DatasetConfig(Section):
         ),
     ]
     label: Annotated[str, Field(min_length=1, description="Column to predict.")]
-    positive_class: Annotated[str | int, Field(description="Value of the label that counts as positive.")]
+    positive_class: Annotated[
+        str | int | None,
+        Field(description="Value of the label that counts as positive. Without it the task is multiclass."),
+    ] = None
     privacy_unit: PrivacyUnit = "row"
 
     @field_validator("span")
@@ -73,13 +76,22 @@ class DatasetConfig(Section):
 
     @property
     def task(self) -> str:
-        """Name of the task, which is that of every dataset: one of the label's values is the positive class."""
-        return "binary"
+        """Name of the task: one of the label's values is the positive class, or each is a class of its own."""
+        return "multiclass" if self.positive_class is None else "binary"
 
     @property
     def named_span(self) -> Span:
         """The span, or the several, that the config names; None for `latest`, and so where there are no spans."""
         return None if isinstance(self.span, str) else self.span
+
+    @model_validator(mode="after")
+    def _public_classes(self) -> DatasetConfig:
+        if self.positive_class is None and self.schema_path == "infer":
+            raise ValueError(
+                "`positive_class` is missing: name the value of the label that counts as positive; for several classes "
+                "write a schema with the label's domain, which `schema: infer` lacks"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_way_to_split(self) -> DatasetConfig:

@@ -17,6 +17,7 @@ from privacy_pipeline.config.models.evaluation import EvaluationSection, PolicyS
 from privacy_pipeline.config.models.model import ModelSection
 from privacy_pipeline.config.models.storage import BeamSection, ServerMetadata, SqliteMetadata
 from privacy_pipeline.config.models.training import TrainingSection
+from privacy_pipeline.tasks import registry as tasks
 
 
 def _from_name(value: object) -> object:
@@ -41,6 +42,26 @@ class PipelineConfig(Section):
     ledger: Annotated[str, Field(description="SQLAlchemy URL of the budget ledger.")] = "sqlite:///ledger/ledger.db"
     beam: BeamSection = BeamSection()
     cache: Annotated[bool, Field(description="Reuse results of nodes whose inputs and code did not change.")] = True
+
+    @model_validator(mode="after")
+    def _parts_that_go_with_the_task(self) -> PipelineConfig:
+        task = tasks.of(self.dataset)
+        asked = {
+            "evaluation.dp": self.evaluation.dp,
+            "preprocessing.dp": self.preprocessing.dp,
+            "training.encrypted": self.training.encrypted,
+            "training.tuning": self.training.tuning,
+        }
+        for key, instead in task.cannot.items():
+            if asked[key] is not None:
+                raise ValueError(f"{key} does not go with task {task.name}: {instead}")
+        known = [metric.name for metric in task.metrics]
+        for name in self.evaluation.thresholds:
+            if name not in known:
+                raise ValueError(
+                    f"evaluation.thresholds.{name}: task {task.name} has no such metric; one of {', '.join(known)}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _dp_needs_a_public_schema(self) -> PipelineConfig:

@@ -43,7 +43,10 @@ class Column(BaseModel):
 
 
 class FeaturePlan(BaseModel):
-    """All columns of a dataset, in the order of the schema, JSON-serialisable."""
+    """All columns of a dataset, in the order of the schema, JSON-serialisable.
+
+    Without a positive class, each value of the label's domain is a class, in the order of the schema.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -51,15 +54,20 @@ class FeaturePlan(BaseModel):
     label: str
     label_domain: tuple[str, ...]
     label_dtype: Literal["int", "float", "bytes"]
-    positive_class: str
+    positive_class: str | None = None
     unit_key: str | None
     unit_key_dtype: Literal["int", "bytes"] | None = None
     silo: str | None = None
 
     @property
     def task(self) -> str:
-        """Name of the task, which is that of every dataset: one of the label's values is the positive class."""
-        return "binary"
+        """Name of the task: one of the label's values is the positive class, or each is a class of its own."""
+        return "multiclass" if self.positive_class is None else "binary"
+
+    @property
+    def classes(self) -> int:
+        """Number of classes that labels tell apart: 0 and 1, or the places in the label's domain."""
+        return len(self.label_domain) if self.positive_class is None else 2
 
     @property
     def unknown(self) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ def read_feature_plan(
     *,
     schema_path: Path,
     label: str,
-    positive_class: str | int,
+    positive_class: str | int | None,
     unit_key: str | None = None,
     silo: str | None = None,
     may_be_unknown: bool = False,
@@ -40,7 +40,7 @@ def read_feature_plan(
     Args:
         schema_path: TFDV schema in text format.
         label: label column; must be in the schema, with a domain.
-        positive_class: value of the label that counts as positive.
+        positive_class: value of the label that counts as positive; None where each value is a class.
         unit_key: column that names the privacy unit; never an input of the model.
         silo: column that names a row's silo; an input of the model too, unless the schema has the tag `ignore`.
         may_be_unknown: whether columns may have neither domain nor range, because DP statistics will find them.
@@ -50,7 +50,7 @@ def read_feature_plan(
     """
     reader = _Reader(schema_path)
     label_dtype, label_domain = reader.label(label)
-    if str(positive_class) not in label_domain:
+    if positive_class is not None and str(positive_class) not in label_domain:
         raise reader.wrong(
             label, f"'{positive_class}' (dataset.positive_class) is not in the domain: {', '.join(label_domain)}"
         )
@@ -69,7 +69,7 @@ def read_feature_plan(
         label=label,
         label_domain=label_domain,
         label_dtype=label_dtype,
-        positive_class=str(positive_class),
+        positive_class=None if positive_class is None else str(positive_class),
         unit_key=unit_key,
         unit_key_dtype=key_dtype,
         silo=silo,

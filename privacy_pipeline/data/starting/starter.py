@@ -32,7 +32,7 @@ dataset:
   # Made from the data: review each feature (public domains and ranges), then remove its tag "unreviewed".
   schema: {schema}
   label: {label}
-  positive_class: {positive}  # the rarer of the two values
+  {task}
   # Whose privacy is at stake. Where one person owns several rows, name the column that identifies the person:
   # privacy_unit: {{key: person_id, contribution_bound: 4}}
   privacy_unit: row
@@ -51,9 +51,12 @@ training:
 evaluation:
   # A model that misses a threshold is not blessed, and so not pushed.
   thresholds:
-    auc: {{min: 0.6}}
+    {threshold}
   # slices: [column]
 """
+
+_TWO = "positive_class: {}  # the rarer of the two values"
+_SEVERAL = "# Without `positive_class` each value of the label is a class (task multiclass)."
 
 _SCHEMA_HEAD = """\
 # Schema of {file}, TensorFlow Data Validation text format.
@@ -108,7 +111,10 @@ def write_starter(*, csv: Path, folder: Path, label: str, name: str | None = Non
         pattern=_quoted(_as_pattern(csv)),
         schema=_quoted(str(schema_path)),
         label=_quoted(label),
-        positive=positive if isinstance(positive, int) else _quoted(positive),
+        task=_SEVERAL
+        if positive is None
+        else _TWO.format(positive if isinstance(positive, int) else _quoted(positive)),
+        threshold="accuracy: {min: 0.5}" if positive is None else "auc: {min: 0.6}",
         delta=f"1e-{len(str(profile.rows))}",
     )
     write_atomically(path=schema_path, text=_schema(csv, profile, label))
@@ -143,23 +149,26 @@ def _as_pattern(csv: Path) -> str:
     return glob.escape(csv.name)
 
 
-def _positive_class(csv: Path, profile: CsvProfile, label: str) -> str | int:
+def _positive_class(csv: Path, profile: CsvProfile, label: str) -> str | int | None:
+    """Return the rarer of two values of the label; None where it has more, each of which is a class then."""
     column = next((column for column in profile.columns if column.name == label), None)
     if column is None:
         names = ", ".join(column.name for column in profile.columns)
         raise BadInputError(f"{csv}: there is no label column '{label}'", fix=f"the header has: {names}")
     if column.missing:
         raise BadInputError(f"{csv}: {column.missing} rows have no label '{label}'", fix="remove these rows")
-    if len(column.values) != 2:
+    if len(column.values) < 2 or column.many_values:
         count = f"more than {MOST_VALUES}" if column.many_values else str(len(column.values))
         raise BadInputError(
-            f"{csv}: label '{label}' has {count} distinct values; only binary labels are supported",
-            fix="choose or make a column with two values",
+            f"{csv}: label '{label}' has {count} distinct values; a label needs from two to {MOST_VALUES}",
+            fix="choose or make a column with a value for each class",
         )
     if column.kind == "float":
         raise BadInputError(
             f"{csv}: label '{label}' is floating point", fix="write the label as whole numbers or as text"
         )
+    if len(column.values) > 2:
+        return None
     rarer = min(column.values, key=lambda value: (column.values[value], value))
     return int(rarer) if column.kind == "int" else rarer
 

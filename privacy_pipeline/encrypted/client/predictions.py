@@ -30,7 +30,7 @@ def write(path: Path, *, logits: NDArray[np.float64], lines: Sequence[int], feat
     """
     flat = logits.reshape(len(logits), -1)
     single = flat.shape[1] == 1
-    names = [visible(features.positive_class)] if single else [str(number) for number in range(flat.shape[1])]
+    names = [visible(str(features.positive_class))] if single else [str(number) for number in range(flat.shape[1])]
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["line", *(f"logit({name})" for name in names), *(f"probability({name})" for name in names)])

@@ -140,7 +140,7 @@ def transform_config(spec: RunSpec) -> dict[str, str]:
     return {
         "feature_plan": spec.features.model_dump_json() if spec.features else "",
         "label": dataset.label,
-        "positive_class": str(dataset.positive_class),
+        "positive_class": "" if dataset.positive_class is None else str(dataset.positive_class),
         "unit_key": unit.key if isinstance(unit, KeyedUnit) else "",
         "params": json.dumps(spec.config.model.params, sort_keys=True),
         "code": spec.code,

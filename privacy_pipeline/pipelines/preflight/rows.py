@@ -74,7 +74,6 @@ def _build(config: PipelineConfig, features: FeaturePlan | None) -> None:
     known = features is not None and _is_framework_preprocessing(config.model.use)
     if features is None or not known or user_code.BUILD not in user_code.defined_by(config.model.use):
         return
-
     backends.keras_io.model_of(config, features=features, specs=_specs(features))
 
 

@@ -1,0 +1,121 @@
+"""What every backend owes its callers where the label has several classes: it trains, or `check` refuses it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from privacy_pipeline.backends import registry
+from privacy_pipeline.backends.base import TrainingInputs
+from privacy_pipeline.config.models.pipeline import PipelineConfig
+from privacy_pipeline.dp.rowwise.verdict import PROVEN
+from privacy_pipeline.errors import BadInputError
+from tests.backends.conftest import PLAN, RAW_SPEC, Split, make_config, make_split, raw_rows
+from tests.contract.test_backend_contract import ROWS, SECTIONS, backend_of, is_private, silo_sizes
+
+DOMAIN = ("cheap", 'a "b", c', "dear ü")  # of which the last one is never seen below
+SEVERAL = PLAN.model_copy(update={"label": "price", "label_domain": (*DOMAIN, "unseen"), "positive_class": None})
+TRAINED = [name for name in SECTIONS if backend_of(name) != "encrypted"]
+OFTEN = ("plain", "dp_sgd", "federated.private")
+
+
+def rows() -> list[dict[str, Any]]:
+    """Rows whose price follows from size and colour."""
+    found = []
+    for row in raw_rows(ROWS):
+        size = row["size"] or 0.0
+        place = 2 if row["colour"] == b"red" else int(size > 5)
+        found.append({**row, "price": DOMAIN[place].encode()})
+    return found
+
+
+def config_of(name: str, **training: Any) -> PipelineConfig:
+    section = {"backend": backend_of(name), "batch_size": 100, "epochs": 4, **SECTIONS[name], **training}
+    dataset = {**section.pop("dataset", {}), "label": "price", "positive_class": None}
+    return make_config(**{**section, "dataset": dataset})
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> Split:
+    spec = {**RAW_SPEC, "price": tf.io.FixedLenFeature([], tf.string)}
+    return make_split(tmp_path_factory.mktemp("several"), plan=SEVERAL, raw=rows(), spec=spec)
+
+
+def inputs_of(name: str, split: Split, folder: Path, **training: Any) -> TrainingInputs:
+    config = config_of(name, **training)
+    return TrainingInputs(
+        train_files=split.files,
+        eval_files=split.files,
+        transform_graph=split.transform_graph,
+        features=split.features,
+        config=config,
+        plan=registry.load(backend_of(name)).plan(config=config, units=ROWS),
+        work_dir=folder / "work",
+        model_dir=folder / "model",
+        log_dir=folder / "logs",
+        report_progress=lambda done, total, unit: None,
+    )
+
+
+@pytest.mark.parametrize("name", [n if n in OFTEN else pytest.param(n, marks=pytest.mark.slow) for n in TRAINED])
+def test_a_backend_trains_serves_and_keeps_rows_apart(name: str, several: Split, tmp_path: Path) -> None:
+    inputs = inputs_of(name, several, tmp_path)
+    backend = registry.load(backend_of(name))
+    executed = backend.train(inputs)
+    found = tf.saved_model.load(str(tmp_path / "model")).signatures["serving_default"](several.serialized())
+    assert set(found) == {"probabilities", "class"}
+    probabilities = found["probabilities"].numpy()
+    assert probabilities.shape == (ROWS, 4) and probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1.0, rtol=1e-5)
+    said = [value.decode() for value in found["class"].numpy().ravel()]
+    assert said == [SEVERAL.label_domain[place] for place in probabilities.argmax(axis=1)]
+    truth = [row["price"].decode() for row in several.raw]
+    if name in ("plain", "federated"):
+        assert np.mean([one == other for one, other in zip(said, truth, strict=True)]) > 0.7
+    assert is_private(name) == (executed.event is not None)
+    if inputs.plan is not None:
+        assert executed.event == inputs.plan.event
+
+
+def test_dp_sgd_proves_that_the_loss_keeps_rows_apart(several: Split, tmp_path: Path) -> None:
+    from privacy_pipeline.backends import keras_io
+
+    inputs = inputs_of("dp_sgd", several, tmp_path)
+    verdict = registry.load("dp_sgd").examine(
+        config=inputs.config,
+        features=SEVERAL,
+        plan=inputs.plan,
+        specs=lambda: keras_io.input_specs(several.transform_graph),
+    )
+    assert verdict is not None and verdict.kind == PROVEN
+
+
+@pytest.mark.parametrize("name", ["encrypted", "encrypted.dp_sgd"])
+def test_private_predictions_of_several_classes_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"training\.encrypted does not go with task multiclass"):
+        config_of(name)
+
+
+def test_a_label_outside_the_domain_is_refused(several: Split, tmp_path: Path) -> None:
+    path = tmp_path / "bad.gz"
+    several.write(path, [{"features": np.zeros(70, np.float32), "label": [4], "privacy_unit_key": [b"p"]}])
+    inputs = inputs_of("plain", several, tmp_path)
+    with pytest.raises(BadInputError, match=r"dataset\.label"):
+        registry.load("plain").train(
+            TrainingInputs(**{**inputs.__dict__, "train_files": (str(path),), "eval_files": (str(path),)})
+        )
+
+
+def test_labels_are_places_in_the_domain(several: Split) -> None:
+    from privacy_pipeline.backends import keras_io
+
+    labels = keras_io.read_rows(several.files, transform_graph=several.transform_graph, classes=4).labels.ravel()
+    assert [SEVERAL.label_domain[int(place)] for place in labels] == [row["price"].decode() for row in several.raw]
+
+
+def test_silos_have_the_rows_of_the_split() -> None:
+    assert sum(silo_sizes().values()) == ROWS
