@@ -146,7 +146,7 @@ class DataSection(Section):
                 "rule such as `clients: {rule: iid, clients: 100}`"
             )
         if self.dataset.positive_class is None:
-            raise ValueError("an experiment tells two classes apart: name `positive_class`, a value of the label")
+            raise ValueError("an experiment has two classes: name `positive_class`, a value of the label")
         if self.dataset.schema_path == "infer":
             raise ValueError("clients need a curated public schema: ranges read off the data would leak between them")
         if self.dataset.format != "csv" or self.dataset.hash_split is not None:

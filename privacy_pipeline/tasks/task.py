@@ -78,7 +78,7 @@ class Task(Protocol):
         """Return the number of the model's outputs.
 
         Args:
-            classes: values of the label that the task tells apart.
+            classes: number of classes of the label.
         """
         ...
 

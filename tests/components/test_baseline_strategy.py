@@ -9,7 +9,7 @@ import pytest
 from tfx.types import standard_artifacts
 
 from privacy_pipeline.components.resolver import strategy
-from privacy_pipeline.components.resolver.strategy import PRIVACY_CLASS, LatestBlessedOfClass
+from privacy_pipeline.components.resolver.strategy import ANSWERS, PRIVACY_CLASS, LatestBlessedOfClass
 
 DP, PLAIN = "dp/row/zero_out", "none/row/-"
 
@@ -32,6 +32,19 @@ def blessing(number: int, *, of: int, cls: str, blessed: int = 1) -> Any:
 def choose(cls: str, models: list[Any], blessings: list[Any]) -> tuple[list[int], list[int]]:
     found = LatestBlessedOfClass(cls).resolve_artifacts(None, {"model": models, "model_blessing": blessings})
     return [a.id for a in found["model"]], [a.id for a in found["model_blessing"]]
+
+
+def test_a_model_that_answers_something_else_is_not_a_baseline() -> None:
+    models, several = [model(1), model(2), model(3)], blessing(12, of=2, cls=PLAIN)
+    several.set_string_custom_property(ANSWERS, "ten classes")
+    blessings = [blessing(11, of=1, cls=PLAIN), several, blessing(10, of=3, cls=PLAIN)]
+
+    def found(*answers: str) -> list[int]:
+        strategy_of = LatestBlessedOfClass(PLAIN, *answers)
+        resolved = strategy_of.resolve_artifacts(None, {"model": models, "model_blessing": blessings})
+        return [a.id for a in resolved["model"]]
+
+    assert (found(), found("ten classes"), found("four classes")) == ([1], [2], [])
 
 
 MODELS = [1, 2, 3, 4, 5]

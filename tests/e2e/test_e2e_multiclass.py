@@ -42,18 +42,20 @@ def test_digits_from_a_csv_to_a_private_model(project: Project) -> None:
 
     plain = ("training.epochs=30", "training.batch_size=64", "evaluation.thresholds={macro_f1: {min: 0.8}}")
     done = project.done("run", config, *_set(*plain), "--json").json
-    (overall, *_) = project.done("show", done["run_id"], "--json").json["slices"]
+    run = done["run"]["run_id"]
+    (overall, *_) = project.done("show", run, "--json").json["summary"]["slices"]
     assert overall["metrics"]["accuracy"] > 0.85 and overall["metrics"]["top_3_accuracy"] > 0.95
     assert set(overall["metrics"]) == {"accuracy", "top_3_accuracy", "macro_f1", "log_loss", "ece"}
-    shown = project.done("show", done["run_id"]).text
+    shown = project.done("show", run).text
     assert "macro_f1" in shown and "auc" not in shown
 
     project.done("budget", "register", config, "--epsilon", "20", "--delta", "1e-4")
     low = ("pipeline=digits-dp", "evaluation.thresholds={accuracy: {min: 0.2}, log_loss: {max: 9}}", *DP)
     private = project.done("run", config, *_set("training.epochs=10", "training.batch_size=256", *low), "--json").json
-    record = project.done("show", private["run_id"], "--json").json["record"]
+    other = private["run"]["run_id"]
+    record = project.done("show", other, "--json").json["summary"]["record"]
     assert record["training_guarantee"] == "dp" and 0 < record["guarantee"]["epsilon"] < 20
-    assert "accuracy, overall" in project.done("diff", done["run_id"], private["run_id"]).text
+    assert "accuracy, overall" in project.done("diff", run, other).text
     assert "macro_f1" in json.dumps(project.done("runs", "--json").json)
     (model,) = (project.root / "workspace/pushed/digits").iterdir()
     seven = ",".join(str(int(value)) for value in digits.data[7])

@@ -19,7 +19,7 @@ def require_usable(model: Any, *, use: str, inputs: Collection[str], task: Task,
         use: the module's name, for messages.
         inputs: names of the features that there are.
         task: what it has to answer.
-        classes: values of the label that the task tells apart.
+        classes: number of classes of the label.
 
     Raises:
         BadInputError: it is not a functional Keras model with the output of the task, or needs other inputs.

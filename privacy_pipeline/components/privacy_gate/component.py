@@ -19,6 +19,7 @@ class PrivacyGateSpec(component_spec.ComponentSpec):
         "held": component_spec.ExecutionParameter(type=str),
         "private_thresholds": component_spec.ExecutionParameter(type=str),
         "privacy_class": component_spec.ExecutionParameter(type=str),
+        "answers": component_spec.ExecutionParameter(type=str),
         "ledger": component_spec.ExecutionParameter(type=str),
         "data": component_spec.ExecutionParameter(type=str),
         "workspace": component_spec.ExecutionParameter(type=str),
@@ -53,6 +54,7 @@ class PrivacyGate(base_component.BaseComponent):
         held: JSON of the names of the metrics with a threshold.
         private_thresholds: JSON of the thresholds that the private predictions have to meet as well, by metric.
         privacy_class: class of runs that the config announces.
+        answers: what the model answers (`FeaturePlan.answers`), for later runs that look for a baseline.
         ledger: SQLAlchemy URL of the ledger that the record's entries are looked up in.
         data, workspace: JSON of the folders of the data, and that of the workspace: their pins name the ledger that
             they belong to.
@@ -75,6 +77,7 @@ class PrivacyGate(base_component.BaseComponent):
         held: str,
         private_thresholds: str,
         privacy_class: str,
+        answers: str,
         ledger: str,
         data: str,
         workspace: str,
@@ -92,6 +95,7 @@ class PrivacyGate(base_component.BaseComponent):
             held=held,
             private_thresholds=private_thresholds,
             privacy_class=privacy_class,
+            answers=answers,
             ledger=ledger,
             data=data,
             workspace=workspace,

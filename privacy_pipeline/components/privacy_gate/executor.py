@@ -18,7 +18,7 @@ from privacy_pipeline.components.dp_evaluator.charged import read_evaluation
 from privacy_pipeline.components.dp_evaluator.executor import MODEL_ID
 from privacy_pipeline.components.privacy_gate.decision import decide
 from privacy_pipeline.components.privacy_gate.ledger_check import ledger_reasons, pin_reasons
-from privacy_pipeline.components.resolver.strategy import PRIVACY_CLASS
+from privacy_pipeline.components.resolver.strategy import ANSWERS, PRIVACY_CLASS
 from privacy_pipeline.components.slices import read_baseline, read_slices
 from privacy_pipeline.config.models.evaluation import PolicySection, Threshold
 from privacy_pipeline.encrypted.evaluation.measured import EVALUATION_FILE, EncryptedEvaluation
@@ -65,6 +65,8 @@ class Executor(base_executor.BaseExecutor):
         blessing.set_int_custom_property("current_model_id", model.id)
         blessing.set_int_custom_property("blessed", int(decision.blessed))
         blessing.set_string_custom_property(PRIVACY_CLASS, record.privacy_class)
+        if exec_properties["answers"]:
+            blessing.set_string_custom_property(ANSWERS, exec_properties["answers"])
         target = Path(blessing.uri)
         found = {"evaluation": reasons, "budget": list(decision.budget), "all": list(decision.reasons)}
         write_whole(path=target / REASONS_FILE, content=json.dumps(found).encode())

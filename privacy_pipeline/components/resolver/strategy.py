@@ -12,6 +12,7 @@ from tfx.types import standard_artifacts
 from privacy_pipeline.components.artifacts import is_whole
 
 PRIVACY_CLASS = "privacy_class"
+ANSWERS = "answers"  # of a model of several classes: `FeaturePlan.answers`
 
 
 class LatestBlessedOfClass(resolver.ResolverStrategy):
@@ -21,10 +22,11 @@ class LatestBlessedOfClass(resolver.ResolverStrategy):
 
     Args:
         privacy_class: the class, as `accounting.record.privacy_class` names it.
+        answers: what the candidate answers; a model that answers something else is passed over.
     """
 
-    def __init__(self, privacy_class: str) -> None:
-        self._privacy_class = privacy_class
+    def __init__(self, privacy_class: str, answers: str = "") -> None:
+        self._privacy_class, self._answers = privacy_class, answers
 
     def resolve_artifacts(
         self, store: Any, input_dict: dict[str, list[types.Artifact]]
@@ -40,6 +42,7 @@ class LatestBlessedOfClass(resolver.ResolverStrategy):
             for a in _of_type(input_dict, standard_artifacts.ModelBlessing)
             if a.get_int_custom_property("blessed") == 1
             and a.get_string_custom_property(PRIVACY_CLASS) == self._privacy_class
+            and (a.get_string_custom_property(ANSWERS) or "") == self._answers
             and _model_of(a) in models
         ]
         if not blessings:

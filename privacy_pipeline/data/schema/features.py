@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -66,8 +68,15 @@ class FeaturePlan(BaseModel):
 
     @property
     def classes(self) -> int:
-        """Number of classes that labels tell apart: 0 and 1, or the places in the label's domain."""
+        """Number of classes: two with a positive class, else the values of the label's domain."""
         return len(self.label_domain) if self.positive_class is None else 2
+
+    @property
+    def answers(self) -> str:
+        """What models of several classes answer, to tell those apart that cannot be compared; empty for two classes."""
+        if self.positive_class is not None:
+            return ""
+        return hashlib.sha256(json.dumps([self.label, *self.label_domain]).encode()).hexdigest()
 
     @property
     def unknown(self) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from privacy_pipeline.components.dp_evaluator.component import DpEvaluator
 from privacy_pipeline.components.encrypted_evaluator.component import EncryptedEvaluator
 from privacy_pipeline.components.privacy_gate.component import PrivacyGate
 from privacy_pipeline.components.pusher.component import AtomicPusher
-from privacy_pipeline.components.resolver.strategy import PRIVACY_CLASS, LatestBlessedOfClass
+from privacy_pipeline.components.resolver.strategy import ANSWERS, PRIVACY_CLASS, LatestBlessedOfClass
 from privacy_pipeline.components.run_metrics.component import RunMetrics
 from privacy_pipeline.config.models.evaluation import EvaluationSection
 from privacy_pipeline.config.models.pipeline import PipelineConfig
@@ -49,6 +49,7 @@ def after_training(
         held=json.dumps(sorted(config.evaluation.thresholds)),
         private_thresholds=json.dumps(_private_thresholds(config), sort_keys=True),
         privacy_class=announced_class(config),
+        answers=_answers(spec),
         ledger=config.ledger,
         data=json.dumps([str(folder.absolute()) for folder in folders_of(config.dataset)]),
         workspace=str(Workspace(config).root),
@@ -93,6 +94,10 @@ def _noisy_thresholds(section: EvaluationSection) -> dict[str, float]:
     return {name: bound.min for name, bound in section.thresholds.items() if bound.min is not None}
 
 
+def _answers(spec: RunSpec) -> str:
+    return "" if spec.features is None else spec.features.answers
+
+
 def _private_thresholds(config: PipelineConfig) -> dict[str, Any]:
     """Return the thresholds that PrivacyGate applies to private predictions; none where the model is served plainly."""
     if config.training.encrypted is None:
@@ -118,7 +123,7 @@ def _evaluation(
         return [noisy], noisy.outputs["evaluation"], None
     baseline = Resolver(
         strategy_class=LatestBlessedOfClass,
-        config={PRIVACY_CLASS: announced_class(config)},
+        config={PRIVACY_CLASS: announced_class(config), **({ANSWERS: _answers(spec)} if _answers(spec) else {})},
         model=types.Channel(type=standard_artifacts.Model, producer_component_id="Trainer"),
         model_blessing=types.Channel(type=standard_artifacts.ModelBlessing, producer_component_id=GATE),
     ).with_id("Resolver")
