@@ -142,7 +142,8 @@ def _tuning_words(tuning: dict[str, Any], forecast: dict[str, Any]) -> str:
 
 
 def _print_check(facts: dict[str, object]) -> None:
-    out.print(f"[green]✓[/] {escape(str(facts['config']))}: pipeline {facts['pipeline']}, backend {facts['backend']}")
+    asked = f"pipeline {facts['pipeline']}, backend {facts['backend']}, task {facts['task']}"
+    out.print(f"[green]✓[/] {escape(str(facts['config']))}: {asked}")
     plan, forecast = facts["plan"], facts["forecast"]
     if not isinstance(plan, dict) or not isinstance(forecast, dict):
         out.print("  no training guarantee: this run spends no budget, and its model may reveal single rows")
