@@ -209,11 +209,11 @@ def test_a_failed_run_is_an_error_with_its_fix(monkeypatch: pytest.MonkeyPatch) 
     folder = RunFolder(Path("workspace/runs/run-1"))
     monkeypatch.setattr(RunFolder, "read_summary", lambda _: None)
     monkeypatch.setattr("privacy_pipeline.api.run.runs.start", lambda **_: (folder, state))
-    config = {"pipeline": "p", "dataset": {"name": "d", "path": "d", "schema": "s", "label": "l"}}
+    config = {"pipeline": "p", "dataset": {"name": "d", "path": "d", "schema": "s", "positive_class": "yes"}}
     config |= {"training": {"backend": "plain", "epochs": 1, "batch_size": 1}, "evaluation": LOW_BAR}
-    with pytest.raises(BadInputError, match="positive_class"):
+    with pytest.raises(BadInputError, match="label"):
         pp.run(config)
-    config["dataset"]["positive_class"] = "yes"  # type: ignore[index]
+    config["dataset"]["label"] = "l"  # type: ignore[index]
     with pytest.raises(RunFailedError, match=r"rows\.csv:3: bad") as caught:
         pp.run(config)
     assert (caught.value.fix, caught.value.exit_code) == ("correct it", ExitCode.BAD_INPUT)

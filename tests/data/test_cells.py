@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from privacy_pipeline.data.counting.cells import bad_inputs
+from privacy_pipeline.data.schema.encoder import as_single
 from privacy_pipeline.data.schema.features import Column, FeaturePlan
 from privacy_pipeline.data.source import locate, resolve
 from tests.data.samples import dataset, put
@@ -91,3 +93,14 @@ def test_good_rows_and_tfrecords_give_nothing(tmp_path: Path) -> None:
     assert bad(tmp_path, GOOD) == []
     section = dataset(tmp_path, **SPLIT, format="tfrecord")
     assert locate(source=resolve(dataset=section), dataset=section, features=PLAN) == []
+
+
+def test_numbers_are_kept_as_numpys_32_bits_are() -> None:
+    random = np.random.default_rng(1)
+    edges = [3.4028235e38, 3.4028235677973366e38, 3.4028236e38, 1e39, -1e39, 1e-45, 7e-46, 0.0, -0.0, 16777217.0]
+    drawn = random.normal(size=2_000) * 10.0 ** random.integers(-50, 45, 2_000)
+    with np.errstate(over="ignore"):
+        for value in (*edges, *drawn.tolist()):
+            found = as_single(repr(value))
+            assert found is not None and repr(found) == repr(float(np.float32(value)))
+    assert np.isnan(as_single("nan")) and as_single("-inf") == -np.inf and as_single("x") is None

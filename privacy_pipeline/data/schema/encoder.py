@@ -9,6 +9,7 @@ in a column of numbers is a missing value, and what 32 bits hold as infinity is 
 from __future__ import annotations
 
 import math
+import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,6 +25,7 @@ Kind = Literal["empty", "int", "float", "bytes"]
 WIDENING: tuple[Kind, ...] = ("empty", "int", "float", "bytes")  # each holds what the ones before it hold
 LONGEST_CATEGORY = 1024  # bytes: StatisticsGen puts all longer texts into one, which no domain has
 _INT, _FLOAT = 1, 2
+_SINGLE = struct.Struct("f")
 
 # What Arrow reads as Python does, and fast. Anything else is given to Python.
 _PLAIN_INTEGER = r"^-?[0-9]{1,18}$"
@@ -175,8 +177,11 @@ def as_single(cell: str) -> float | None:
     value = None if too_long(cell) else _number(cell)
     if value is None:
         return None
-    with np.errstate(over="ignore"):
-        return float(np.float32(value))
+    try:
+        single: float = _SINGLE.unpack(_SINGLE.pack(value))[0]
+    except OverflowError:
+        return math.copysign(math.inf, value)
+    return single
 
 
 def too_long(cell: str) -> bool:

@@ -1,7 +1,7 @@
 """Holds a step that is made again to what it was: the same noise on anything else would give the difference away.
 
 A run that goes on from a checkpoint makes steps again that it had made before, with the same noise. Their state
-follows from the checkpoint, except for what code of the caller's does between two steps: a callback may move the
+follows from the checkpoint, except for what the caller's code does between two steps: a callback may move the
 weights, the learning rate, or a variable of a loss. What it did is noted before the step is made, and compared when it
 is made again.
 No TensorFlow.
