@@ -53,7 +53,7 @@ def quantile_interval(noisy: Noisy, share: float, *, confidence: float = CONFIDE
         confidence: chance at least that low <= quantile < high, or <= where high is the last one that there is.
 
     Returns:
-        The estimate of `quantile`, brought into the interval. An end is infinite where no edge is known to be beyond.
+        The estimate of `quantile`, brought into the interval. An end is infinite where no edge bounds it.
     """
     from privacy_pipeline.confidence import two_sided, upper_quantile
 

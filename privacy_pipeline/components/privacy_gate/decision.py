@@ -19,7 +19,7 @@ class Decision:
     """Whether a model may be pushed, and every reason why not.
 
     Attributes:
-        blessed: whether there is no reason.
+        blessed: whether `reasons` is empty.
         reasons: all reasons.
         budget: those among them that are the policy's or the ledger's.
     """

@@ -1,4 +1,4 @@
-"""Declares the Transform that keeps to public or released knowledge in a private run."""
+"""Declares the Transform that uses only public or released facts in a private run."""
 
 from __future__ import annotations
 

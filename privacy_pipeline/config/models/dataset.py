@@ -81,7 +81,7 @@ class DatasetConfig(Section):
 
     @property
     def named_span(self) -> Span:
-        """The span, or the several, that the config names; None for `latest`, and so where there are no spans."""
+        """The span or spans that the config names; None for `latest`, and so for data without spans."""
         return None if isinstance(self.span, str) else self.span
 
     @model_validator(mode="after")

@@ -48,7 +48,7 @@ def require_flags(**given: Any) -> None:
 
 
 def is_one_of(value: Any, words: Sequence[str]) -> bool:
-    """Return whether a value, from wherever it comes, is one of some words."""
+    """Return whether a value of any type is one of the given words."""
     return isinstance(value, str) and value in words
 
 

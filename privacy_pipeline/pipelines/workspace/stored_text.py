@@ -44,7 +44,7 @@ def store_of(connection: Any) -> Any:
         return metadata_store.MetadataStore(connection)
 
     class Spelling(metadata_store.MetadataStore):
-        """Store whose every call passes through `_call`."""
+        """Store that passes each call through `_call`."""
 
         def __init__(self, config: Any) -> None:
             with _client_held_back():
