@@ -10,7 +10,7 @@ import pytest
 import tensorflow_model_analysis as tfma
 from sklearn.metrics import average_precision_score, log_loss
 
-from privacy_pipeline.cli.tables import run_table
+from privacy_pipeline.cli.tables import diff_table, run_table
 from privacy_pipeline.components.privacy_gate import executor
 from privacy_pipeline.components.slices import read_slices, undefined
 from privacy_pipeline.config.models.evaluation import EvaluationSection
@@ -88,6 +88,17 @@ def test_a_threshold_that_0_meets_is_not_met_by_what_is_not_defined(tmp_path: Pa
     reasons = executor.evaluation_reasons(blessed=True, evaluation_uri=str(tmp_path), held=["accuracy", "auc"])
     assert reasons == ["auc has a threshold, and is not defined on the eval split: all rows have the positive class"]
     assert executor.evaluation_reasons(blessed=True, evaluation_uri=str(tmp_path), held=["accuracy"]) == []
+
+
+def test_a_metric_that_two_tasks_have_is_one_column_and_one_line() -> None:
+    summary = make_summary(plain_record())
+    whole = summary.overall.model_copy(update={"metrics": {metric.name: 0.5 for metric in BINARY.metrics}})
+    run = summary.model_copy(update={"slices": [whole]})
+    heads = [str(column.header) for column in run_table(run).columns]
+    assert heads == ["slice", "rows", *(metric.name for metric in BINARY.metrics)]
+    lines = list(diff_table(run, run).columns[0].cells)
+    assert lines[: len(BINARY.metrics)] == [f"{metric.name}, overall" for metric in BINARY.metrics]
+    assert not [line for line in set(lines) if line and lines.count(line) > 1]
 
 
 def test_a_table_says_why() -> None:

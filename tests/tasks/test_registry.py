@@ -23,6 +23,13 @@ EACH = pytest.mark.parametrize(
 )
 
 
+def test_metrics_of_one_name_are_better_on_one_side() -> None:
+    """Thresholds are read before the task is known."""
+    for task in registry.REGISTRY.values():
+        for metric in task.metrics:
+            assert metric.larger_is_better == registry.metrics()[metric.name].larger_is_better
+
+
 def test_each_task_is_tried() -> None:
     assert set(registry.REGISTRY) == {"binary", "multiclass"}
 

@@ -7,11 +7,11 @@ from pydantic import BaseModel, ConfigDict
 from privacy_pipeline.accounting.record import PrivacyRecord
 from privacy_pipeline.encrypted.evaluation.measured import EncryptedEvaluation
 from privacy_pipeline.releases.evaluation import DpEvaluation
-from privacy_pipeline.tasks.registry import metric_names
+from privacy_pipeline.tasks.registry import metric_names, metrics
 
 # TFMA's name of a metric, and ours.
 METRIC_NAMES = metric_names()
-METRICS = tuple(METRIC_NAMES.values())
+METRICS = tuple(metrics())
 
 
 class SliceMetrics(BaseModel):
