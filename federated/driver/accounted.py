@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.dp.graphs.randomness import RunKey
@@ -40,6 +40,9 @@ class RoundsPlan(Protocol):
 
     def guarantee(self) -> Guarantee:
         """Return epsilon by both accountants."""
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the plan as JSON values."""
 
 
 class Mechanism(Protocol):

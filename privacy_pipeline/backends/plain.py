@@ -110,7 +110,6 @@ def _tensorboard(inputs: TrainingInputs) -> list[Any]:
 
 
 def _held_out(inputs: TrainingInputs) -> tuple[dict[str, Any], Any] | None:
-
     if not inputs.eval_files:
         return None
     rows = backends.keras_io.read_rows(

@@ -237,7 +237,6 @@ def _untrained(inputs: TrainingInputs, section: TuningSection) -> Executed:
 
 
 def _save(inputs: TrainingInputs, point: Mapping[str, Any], weights: list[Any]) -> None:
-
     model = backends.keras_io.build_model(dataclasses.replace(inputs, config=at_point(inputs.config, point)))
     if weights:
         model.set_weights(weights)

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from privacy_pipeline.cli.export import to_markdown
 from privacy_pipeline.cli.shown import PlainConsole, escape
-from privacy_pipeline.errors import LONGEST_MESSAGE, BadInputError, ExitCode, PipelineError, brief
+from privacy_pipeline.errors import LONGEST_MESSAGE, ExitCode, PipelineError, brief
 from privacy_pipeline.text.shown_text import in_json, visible
 
 if TYPE_CHECKING:
@@ -112,20 +112,6 @@ def with_old_keys(facts: Mapping[str, Any]) -> dict[str, Any]:
 def print_line(line: str, *, err: bool = False) -> None:
     """Print a line unchanged, however long, to standard output or error; it contains neither markup nor commands."""
     typer.echo(visible(line, lines=True), err=err)
-
-
-def target_of(target: str | None, dataset: str | None) -> str | None:
-    """Return what a command is about, where `--dataset`, the older spelling of its argument, still works.
-
-    Raises:
-        BadInputError: both are given.
-    """
-    if dataset is None:
-        return target
-    if target is not None:
-        raise BadInputError("DATASET and --dataset are both given", fix="leave out --dataset, the older spelling")
-    note("`--dataset` is the argument DATASET now; the next release drops the old spelling")
-    return dataset
 
 
 def note(what: str) -> None:

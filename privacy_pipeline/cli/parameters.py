@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+from privacy_pipeline.cli.output import note
+from privacy_pipeline.errors import BadInputError
+
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of the pipeline.")]
 Overrides = Annotated[
     list[str], typer.Option("--set", metavar="a.b=c", help="Override one value of the config; may be repeated.")
@@ -26,3 +29,17 @@ OptionalTarget = Annotated[
     str | None, typer.Argument(metavar="[DATASET|CONFIG]", help=f"{_TARGET_HELP} Default: all datasets.")
 ]
 DatasetOption = Annotated[str | None, typer.Option("--dataset", hidden=True, help="As DATASET; for one release.")]
+
+
+def target_of(target: str | None, dataset: str | None) -> str | None:
+    """Return what a command is about, where `--dataset`, the older spelling of its argument, still works.
+
+    Raises:
+        BadInputError: both are given.
+    """
+    if dataset is None:
+        return target
+    if target is not None:
+        raise BadInputError("DATASET and --dataset are both given", fix="leave out --dataset, the older spelling")
+    note("`--dataset` is the argument DATASET now; the next release drops the old spelling")
+    return dataset

@@ -22,6 +22,11 @@ class HasTask(Protocol):
         ...
 
 
+def name_of(positive_class: str | int | None) -> str:
+    """Return the name of a label's task: one of its values is the positive class, or each is a class of its own."""
+    return "multiclass" if positive_class is None else "binary"
+
+
 def of(named: HasTask) -> Task:
     """Return the task of a dataset.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from federated.experiments.charging.record import BACKEND
 from privacy_pipeline.accounting.plan import Relation, parameters_digest
@@ -12,24 +12,7 @@ from privacy_pipeline.accounting.plan import Relation, parameters_digest
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
 
-
-class Plan(Protocol):
-    """A plan of rounds: of clients, or of the silos' own steps."""
-
-    @property
-    def relation(self) -> Relation:
-        """Neighbouring relation."""
-
-    @property
-    def delta(self) -> float:
-        """Delta of the guarantee."""
-
-    @property
-    def event(self) -> DpEvent:
-        """The DpEvent of all rounds."""
-
-    def parameters(self) -> dict[str, Any]:
-        """Return the plan as JSON values."""
+    from federated.driver.accounted import RoundsPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +25,7 @@ class Charge:
         training: the settings that the mechanism does not hold, for the idempotency key.
     """
 
-    plan: Plan
+    plan: RoundsPlan
     unit: str
     training: Mapping[str, Any]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from federated.experiments.charging.charge import Charge
 from federated.experiments.charging.privacy import uncovered
@@ -18,9 +18,6 @@ from privacy_pipeline.accounting.record import Assumption, DataAccess, Mechanism
 from privacy_pipeline.config.models.dataset import KeyedUnit
 from privacy_pipeline.dp.mechanism.mechanism import UserBound
 from privacy_pipeline.errors import BadInputError
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from privacy_pipeline.cli.output import err, errors_as_exit_codes, note, out, print_json, target_of, with_old_keys
+from privacy_pipeline.cli.output import err, errors_as_exit_codes, note, out, print_json, with_old_keys
 from privacy_pipeline.cli.parameters import (
     AsJson,
     ConfigPath,
@@ -19,6 +19,7 @@ from privacy_pipeline.cli.parameters import (
     LedgerOrDefault,
     OptionalTarget,
     Overrides,
+    target_of,
 )
 from privacy_pipeline.cli.shown import cell, escape
 from privacy_pipeline.pictures.budgets import CAPTION, HEAD, MEANING, cells

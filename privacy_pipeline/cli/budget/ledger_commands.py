@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from privacy_pipeline.api.targets import DEFAULT_LEDGER, named
-from privacy_pipeline.cli.output import err, errors_as_exit_codes, note, out, print_json, target_of
+from privacy_pipeline.cli.output import err, errors_as_exit_codes, note, out, print_json
 from privacy_pipeline.cli.parameters import (
     AsJson,
     ConfigPath,
@@ -20,6 +20,7 @@ from privacy_pipeline.cli.parameters import (
     LedgerUrl,
     OptionalTarget,
     Overrides,
+    target_of,
 )
 from privacy_pipeline.cli.shown import cell, escape
 from privacy_pipeline.config.loader import load_config

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from privacy_pipeline.config.models.base import Name, Section
 from privacy_pipeline.config.models.dp import Delta, PositiveFloat
 from privacy_pipeline.spans import Span
+from privacy_pipeline.tasks import registry as tasks
 
 
 class KeyedUnit(Section):
@@ -76,8 +77,8 @@ class DatasetConfig(Section):
 
     @property
     def task(self) -> str:
-        """Name of the task: one of the label's values is the positive class, or each is a class of its own."""
-        return "multiclass" if self.positive_class is None else "binary"
+        """Name of the label's task."""
+        return tasks.name_of(self.positive_class)
 
     @property
     def named_span(self) -> Span:

@@ -6,6 +6,7 @@ they check shapes and ranges, and the layers above check the rest.
 
 from __future__ import annotations
 
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated
 
@@ -46,14 +47,8 @@ class PipelineConfig(Section):
     @model_validator(mode="after")
     def _parts_that_go_with_the_task(self) -> PipelineConfig:
         task = tasks.of(self.dataset)
-        asked = {
-            "evaluation.dp": self.evaluation.dp,
-            "preprocessing.dp": self.preprocessing.dp,
-            "training.encrypted": self.training.encrypted,
-            "training.tuning": self.training.tuning,
-        }
         for key, instead in task.cannot.items():
-            if asked[key] is not None:
+            if attrgetter(key)(self) is not None:
                 raise ValueError(f"{key} does not go with task {task.name}: {instead}")
         known = [metric.name for metric in task.metrics]
         for name in self.evaluation.thresholds:

@@ -8,6 +8,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from privacy_pipeline.tasks import registry as tasks
+
 UNIT_KEY_FEATURE = "privacy_unit_key"  # reserved: carried to the trainer, never an input of the model
 SILO_FEATURE = "silo_name"  # reserved, as the former
 LABEL_FEATURE = "label"
@@ -56,15 +58,15 @@ class FeaturePlan(BaseModel):
     label: str
     label_domain: tuple[str, ...]
     label_dtype: Literal["int", "float", "bytes"]
-    positive_class: str | None = None
+    positive_class: str | None
     unit_key: str | None
     unit_key_dtype: Literal["int", "bytes"] | None = None
     silo: str | None = None
 
     @property
     def task(self) -> str:
-        """Name of the task: one of the label's values is the positive class, or each is a class of its own."""
-        return "multiclass" if self.positive_class is None else "binary"
+        """Name of the label's task."""
+        return tasks.name_of(self.positive_class)
 
     @property
     def classes(self) -> int:

@@ -123,7 +123,7 @@ def _evaluation(
         return [noisy], noisy.outputs["evaluation"], None
     baseline = Resolver(
         strategy_class=LatestBlessedOfClass,
-        config={PRIVACY_CLASS: announced_class(config), **({ANSWERS: _answers(spec)} if _answers(spec) else {})},
+        config={PRIVACY_CLASS: announced_class(config), ANSWERS: _answers(spec)},
         model=types.Channel(type=standard_artifacts.Model, producer_component_id="Trainer"),
         model_blessing=types.Channel(type=standard_artifacts.ModelBlessing, producer_component_id=GATE),
     ).with_id("Resolver")
