@@ -80,6 +80,7 @@ def test_the_older_spelling_of_a_dataset_works_with_a_line(project: Path, comman
     assert before.exit_code == 0 and before.stdout == now.stdout and "--dataset" not in now.stderr
     assert "the next release drops the old spelling" in before.stderr
     assert budget(command, "adult", "--dataset", "adult").exit_code == 2
+    assert budget(command, "--dataset", "nosuch", "--json").exit_code == 2
 
 
 def test_export_tells_every_entry_with_its_event_and_receipts(project: Path) -> None:

@@ -10,7 +10,9 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss, top_k_accuracy_s
 from tensorflow_model_analysis.metrics import metric_types
 
 from privacy_pipeline.components.evaluator import class_metrics as of
+from privacy_pipeline.components.evaluator import probability_metrics as of_two
 from privacy_pipeline.tasks.multiclass import MULTICLASS
+from privacy_pipeline.tasks.probabilities import bin_sums, losses
 
 CLASSES = 6
 
@@ -50,6 +52,18 @@ def test_they_are_those_of_scikit_learn(rows: tuple[Any, Any]) -> None:
     exact = probabilities.astype(np.float64)
     found = value(of.ClassLogLoss(), labels, probabilities)
     assert found == pytest.approx(log_loss(labels, exact / exact.sum(axis=1, keepdims=True), labels=all_), rel=1e-4)
+
+
+def test_a_row_adds_what_the_sums_over_arrays_add() -> None:
+    random = np.random.default_rng(3)
+    probabilities = np.concatenate([random.random(200), [0.0, 1.0, 1 / 15, 1e-9]])
+    labels = random.integers(0, 2, len(probabilities)).astype(float)
+    loss, bins = of_two.no_losses(), of_two.no_bins()
+    for label, probability in zip(labels.tolist(), probabilities.tolist(), strict=True):
+        of_two.add_loss(loss, label, probability)
+        of_two.add_to_bin(bins, label, probability)
+    assert loss == pytest.approx([len(labels), losses(labels, probabilities).sum()])
+    np.testing.assert_allclose(bins, bin_sums(labels, probabilities))
 
 
 def test_the_calibration_error_by_hand() -> None:

@@ -11,7 +11,7 @@ from tools import words
 
 
 def test_words_in_code_pass_and_words_in_texts_are_found(tmp_path: Path) -> None:
-    """A page's prose, a comment and a message are read; code is not."""
+    """A page's prose, a comment and a message are read; code is not. The sentences are wrong on purpose."""
     page = tmp_path / "page.md"
     page.write_text("A run is no promise.\n`is no code`\n```\nis no block\n```\n", encoding="utf-8")
     module = tmp_path / "module.py"
