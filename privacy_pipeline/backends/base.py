@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from privacy_pipeline.accounting.record import Assumption, DataAccess
 from privacy_pipeline.config.models.pipeline import PipelineConfig
@@ -197,14 +197,15 @@ class Backend(Protocol):
         """Train and write a SavedModel to `inputs.model_dir`.
 
         The SavedModel's `serving_default` takes serialized raw tf.Examples, shape [batch], dtype string, and returns
-        `probability` (float32, [batch, 1]) of the positive class; `transform_features` takes the same and returns the
-        transformed features, the label included.
+        what the config's task serves (`tasks.task.Task`; of a binary task `probability`, float32, [batch, 1], of the
+        positive class); `transform_features` takes the same and returns the transformed features, the label included.
         """
         ...
 
 
+@runtime_checkable
 class KerasBackend(Backend, Protocol):
-    """A backend that trains one Keras model, which can be had before it is saved."""
+    """A backend that trains one Keras model, which can be had before it is saved: what `training.tuning` needs."""
 
     def fit(self, inputs: TrainingInputs) -> tuple[Any, Executed]:
         """Train as `train` does, and return the Keras model instead of writing it."""

@@ -16,17 +16,24 @@ class Listed:
         settings: module and pydantic model of `training.settings`; None for a backend that has none.
         relation: neighbouring relation of the guarantee that each of its runs claims; None for a backend that claims
             none, or whose own block of the config decides.
+        block: the key of `training` whose block goes with this backend alone, or with one that trains with it.
+        tunable: whether `training.tuning` may train several of it.
+        dp_statistics: whether `preprocessing.dp` may release statistics for it. Under a backend that protects nothing
+            they would protect nothing, and in federated learning nobody holds all rows to release statistics of them.
     """
 
     place: str
     settings: str | None = None
     relation: Relation | None = None
+    block: str | None = None
+    tunable: bool = False
+    dp_statistics: bool = False
 
 
 FOLDER = "privacy_pipeline.backends"
 BACKENDS = {
-    "plain": Listed("plain:PlainBackend"),
-    "dp_sgd": Listed("dp_sgd:DpSgdBackend"),
-    "federated": Listed("federated:FederatedBackend"),
-    "encrypted": Listed("encrypted:EncryptedBackend"),
+    "plain": Listed("plain:PlainBackend", tunable=True),
+    "dp_sgd": Listed("dp_sgd:DpSgdBackend", block="dp_sgd", tunable=True, dp_statistics=True),
+    "federated": Listed("federated:FederatedBackend", block="federated"),
+    "encrypted": Listed("encrypted:EncryptedBackend", block="encrypted"),
 }

@@ -21,10 +21,9 @@ from typing import TYPE_CHECKING, Any
 from privacy_pipeline import backends
 from privacy_pipeline.accounting.events import canonical
 from privacy_pipeline.accounting.tuning import whole_event
-from privacy_pipeline.backends import private_plan
+from privacy_pipeline.backends import private_plan, registry
 from privacy_pipeline.backends.base import Audits, Executed, KerasBackend, Specs, TrainingInputs, Tuned
-from privacy_pipeline.backends.dp_sgd import DpSgdBackend, audited, require_noise
-from privacy_pipeline.backends.plain import PlainBackend
+from privacy_pipeline.backends.dp_sgd import audited, require_noise
 from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.config.models.tuning import Point, TuningSection
 from privacy_pipeline.dp.rowwise.verdict import Verdict, least_proven
@@ -148,8 +147,10 @@ def tuning_of(config: PipelineConfig) -> TuningSection:
 
 def trainer_of(config: PipelineConfig) -> KerasBackend:
     """Return the backend of a trial."""
-    trainers: dict[str, KerasBackend] = {"dp_sgd": DpSgdBackend(), "plain": PlainBackend()}
-    return trainers[config.training.backend]
+    backend = registry.load(config.training.backend)
+    if not isinstance(backend, KerasBackend):
+        raise TypeError(f"backend {backend.name} is listed as tunable and has no `fit`")
+    return backend
 
 
 def at_point(config: PipelineConfig, point: Mapping[str, Any]) -> PipelineConfig:

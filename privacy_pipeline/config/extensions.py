@@ -71,6 +71,21 @@ class ListedBackend(Protocol):
         """Neighbouring relation of the guarantee that each of its runs claims; None where blocks decide, or none is."""
         ...
 
+    @property
+    def block(self) -> str | None:
+        """Key of `training` whose block goes with it."""
+        ...
+
+    @property
+    def tunable(self) -> bool:
+        """Whether `training.tuning` may train several of it."""
+        ...
+
+    @property
+    def dp_statistics(self) -> bool:
+        """Whether `preprocessing.dp` may release statistics for it."""
+        ...
+
 
 def algorithms() -> Mapping[str, AlgorithmRules]:
     """Return the federated algorithms, by name, in the order of their registry."""

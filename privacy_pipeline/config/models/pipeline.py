@@ -12,6 +12,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from privacy_pipeline.config.extensions import backends, either
 from privacy_pipeline.config.models.base import DottedName, Name, Section
 from privacy_pipeline.config.models.dataset import DatasetConfig, KeyedUnit, PreprocessingSection
 from privacy_pipeline.config.models.evaluation import EvaluationSection, PolicySection, PushSection
@@ -66,11 +67,12 @@ class PipelineConfig(Section):
 
     @model_validator(mode="after")
     def _dp_statistics_of_a_dp_run(self) -> PipelineConfig:
-        # plain protects nothing, and in federated learning nobody holds all rows to release statistics of them.
-        if self.preprocessing.dp is not None and self.training.backend != "dp_sgd":
+        known = backends()
+        if self.preprocessing.dp is not None and not known[self.training.backend].dp_statistics:
+            instead = either([name for name, listed in known.items() if listed.dp_statistics])
             raise ValueError(
-                f"preprocessing.dp goes with backend dp_sgd, not with {self.training.backend}; drop `dp` and state "
-                "ranges and domains in the schema, or train with dp_sgd"
+                f"preprocessing.dp goes with backend {instead}, not with {self.training.backend}; drop `dp` and state "
+                f"ranges and domains in the schema, or train with {instead}"
             )
         return self
 

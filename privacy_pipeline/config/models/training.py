@@ -9,6 +9,7 @@ from pydantic import Field, JsonValue, SerializerFunctionWrapHandler, model_seri
 from privacy_pipeline.config.extensions import (
     BackendName,
     backends,
+    either,
     require_settings,
     settings_of_backend,
     without_empty_settings,
@@ -75,20 +76,16 @@ class TrainingSection(Section):
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_dp_sgd(cls, value: object) -> object:
-        if not isinstance(value, dict):
-            return value
-        block = value.get("encrypted")
-        with_dp = isinstance(block, dict) and block.get("train_with") == "dp_sgd"
-        if value.get("backend") != "dp_sgd" and not (value.get("backend") == "encrypted" and with_dp):
+        if not isinstance(value, dict) or value.get("dp_sgd") is None:
             return value
         return {"epochs": DP_DEFAULTS.epochs, "learning_rate": DP_DEFAULTS.learning_rate, **value}
 
     @property
     def trainer(self) -> str:
-        """What trains the model: the backend itself, or the one that `encrypted` names."""
-        if self.backend == "encrypted":
-            return self.encrypted.train_with if self.encrypted else "plain"
-        return self.backend
+        """What trains the model: the backend itself, or the one that its block names."""
+        block = backends()[self.backend].block
+        named: str = getattr(getattr(self, block or "", None), "train_with", self.backend)
+        return named
 
     def batch(self, *, units: int) -> int:
         """Return the units of a step, or their expected number.
@@ -98,18 +95,20 @@ class TrainingSection(Section):
         """
         if self.batch_size is not None:
             return self.batch_size
-        return DP_DEFAULTS.batch_size(units) if self.trainer == "dp_sgd" else 256
+        return DP_DEFAULTS.batch_size(units) if self.dp_sgd is not None else 256
 
     @model_validator(mode="after")
     def _block_of_the_backend(self) -> TrainingSection:
-        if (self.backend == "encrypted") != (self.encrypted is not None):
-            raise ValueError("backend encrypted needs an `encrypted` block, and no other backend takes one")
-        if self.trainer == "dp_sgd" and self.dp_sgd is None:
-            raise ValueError("backend dp_sgd needs a `dp_sgd` block with `delta` and `target_epsilon`")
-        if self.trainer != "dp_sgd" and self.dp_sgd is not None:
-            raise ValueError(f"backend {self.backend} takes no `dp_sgd` block; remove it, or set backend: dp_sgd")
-        if (self.backend == "federated") != (self.federated is not None):
-            raise ValueError("backend federated and the `federated` block go together; give both or neither")
+        for name, listed in backends().items():
+            if listed.block is None:
+                continue
+            given, taken = getattr(self, listed.block) is not None, name in (self.backend, self.trainer)
+            if taken and not given:
+                raise ValueError(f"backend {name} needs its own block, `{listed.block}`")
+            if given and not taken:
+                raise ValueError(
+                    f"backend {self.backend} takes no `{listed.block}` block; remove it, or set backend: {name}"
+                )
         if self.federated is not None:
             self._not_of_federated()
         if self.dp_sgd is not None and self.dp_sgd.relation == "add_or_remove_one" and self.batch_size is None:
@@ -125,8 +124,10 @@ class TrainingSection(Section):
     def _tuning_that_is_accounted(self) -> TrainingSection:
         if self.tuning is None:
             return self
-        if self.backend not in ("plain", "dp_sgd"):
-            raise ValueError(f"`tuning` goes with backend plain or dp_sgd, not with {self.backend}; drop it")
+        known = backends()
+        if not known[self.backend].tunable:
+            instead = either([name for name, listed in known.items() if listed.tunable])
+            raise ValueError(f"`tuning` goes with backend {instead}, not with {self.backend}; drop it")
         if self.dp_sgd is None and self.tuning.space.clipping_norm is not None:
             raise ValueError(f"backend {self.backend} has no `clipping_norm`; drop it from tuning.space")
         if self.dp_sgd is not None and self.seed is not None:
