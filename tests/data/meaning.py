@@ -1,4 +1,4 @@
-"""What a CSV file means, as slowly and as plainly as it can be said: what each command is held against."""
+"""What a CSV file means, as slowly and as plainly as it can be said: what each command is compared with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The checker of clipping rules: every rule is held against gradients that a tape computes one example at a time."""
+"""The checker of clipping rules: every rule is compared with gradients that a tape computes one example at a time."""
 
 from __future__ import annotations
 

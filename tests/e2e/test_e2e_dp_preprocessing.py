@@ -37,7 +37,8 @@ def test_a_budget_that_does_not_hold_both_is_refused_with_both_costs(project: Pr
     project.done("budget", "register", CONFIG, "--epsilon", "3.2")  # enough for either
     ended = project.cli("run", CONFIG)
     assert ended.code == 4
-    assert re.search(r"this run costs epsilon \d\.\d+, after its DP statistics at 0\.\d+, which would take", ended.text)
+    both = r"this run costs epsilon \d\.\d+, after its DP statistics at 0\.\d+, which would raise what counts against"
+    assert re.search(both, ended.text)
     assert project.runs() == [] and project.entries() == []
 
 

@@ -76,7 +76,7 @@ def wrongly_passed(low: Floats) -> coverage_cases.Case:
 
 
 def test_the_gate_errs_as_rarely_as_it_says_where_that_of_before_did_not() -> None:
-    """A precision of 0.01 is held against a threshold a little above it, in 20,000 samples."""
+    """A precision of 0.01 is compared with a threshold a little above it, in 20,000 samples."""
     h, m = rare_class(1.0, 20_000)
     assert wrongly_passed(old_lower_end(h, m, 1.0)).above_chance(1)
 

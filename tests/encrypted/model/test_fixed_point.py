@@ -1,6 +1,6 @@
 """Each layer has a scale of its own, nothing overflows, and a private logit is off by no more than was proven.
 
-`ring` computes what the servers do, integer for integer; the servers themselves are held against it on some.
+`ring` computes what the servers do, integer for integer; the servers themselves are compared with it on some.
 """
 
 from __future__ import annotations

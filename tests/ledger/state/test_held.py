@@ -1,4 +1,4 @@
-"""What is held against a cap: the number by which the filter grants and refuses."""
+"""What counts against a cap: the number by which the filter grants and refuses."""
 
 from __future__ import annotations
 
