@@ -135,6 +135,6 @@ def load_trained(model_dir: Path) -> Any:
 
 
 def _trainer(config: PipelineConfig) -> Backend:
-    from privacy_pipeline.backends import registry
+    from privacy_pipeline.backends import listed
 
-    return registry.load(config.training.trainer)
+    return listed.load(config.training.trainer)

@@ -1,10 +1,15 @@
-"""Which module holds which backend. A backend is added by its module and one line here. Imports no backend."""
+"""Which module holds which backend. A backend is added by its module and one line here; it is imported when loaded."""
 
 from __future__ import annotations
 
+import pkgutil
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from privacy_pipeline.accounting.plan import Relation
+
+if TYPE_CHECKING:
+    from privacy_pipeline.backends.base import Backend
 
 
 @dataclass(frozen=True)
@@ -37,3 +42,13 @@ BACKENDS = {
     "federated": Listed("federated:FederatedBackend", block="federated"),
     "encrypted": Listed("encrypted:EncryptedBackend", block="encrypted"),
 }
+
+
+def load(name: str) -> Backend:
+    """Return the backend of that name; its module is imported only now.
+
+    Raises:
+        KeyError: no such backend.
+    """
+    backend: Backend = pkgutil.resolve_name(f"{FOLDER}.{BACKENDS[name].place}")()
+    return backend

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import pkgutil
-
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.backends.base import Backend
-from privacy_pipeline.backends.listed import BACKENDS, FOLDER
+from privacy_pipeline.backends.listed import BACKENDS, load
 from privacy_pipeline.config.models.pipeline import PipelineConfig
 
 
@@ -31,13 +29,3 @@ def of(config: PipelineConfig) -> Backend:
     from privacy_pipeline.backends.tuning import TunedBackend
 
     return TunedBackend(config.training.backend)
-
-
-def load(name: str) -> Backend:
-    """Return the backend of that name; its module is imported only now.
-
-    Raises:
-        KeyError: no such backend.
-    """
-    backend: Backend = pkgutil.resolve_name(f"{FOLDER}.{BACKENDS[name].place}")()
-    return backend

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from privacy_pipeline import backends
 from privacy_pipeline.accounting.events import canonical
 from privacy_pipeline.accounting.tuning import whole_event
-from privacy_pipeline.backends import private_plan, registry
+from privacy_pipeline.backends import listed, private_plan
 from privacy_pipeline.backends.base import Audits, Executed, KerasBackend, Specs, TrainingInputs, Tuned
 from privacy_pipeline.backends.dp_sgd import audited, require_noise
 from privacy_pipeline.config.models.pipeline import PipelineConfig
@@ -147,7 +147,7 @@ def tuning_of(config: PipelineConfig) -> TuningSection:
 
 def trainer_of(config: PipelineConfig) -> KerasBackend:
     """Return the backend of a trial."""
-    backend = registry.load(config.training.backend)
+    backend = listed.load(config.training.backend)
     if not isinstance(backend, KerasBackend):
         raise TypeError(f"backend {backend.name} is listed as tunable and has no `fit`")
     return backend

@@ -93,7 +93,7 @@ def _import(engine: sa.Engine, *, accept: bool) -> str | None:
                     fix="restore the ledger from a copy; only if this is the right one: privacy-pipeline budget migrate"
                     " --accept",
                 )
-            from privacy_pipeline.ledger.migrations.migrate import migrate, settle
+            from privacy_pipeline.ledger.migrate import migrate, settle
 
             key = keys.first(path, existing=path.exists())
             made.append(key)

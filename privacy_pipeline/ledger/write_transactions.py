@@ -67,7 +67,7 @@ def writer(connection: sa.Connection, url: sa.URL, *, key: SigningKey | None = N
 
 def _settle(journal: Writer, since: str | None) -> None:
     if since != SCHEMA_VERSION:
-        from privacy_pipeline.ledger.migrations.migrate import settle
+        from privacy_pipeline.ledger.migrate import settle
 
         settle(journal)
 
@@ -104,7 +104,7 @@ def checked_head(connection: sa.Connection, *, since: str | None) -> Head:
             "budgets or registrations were changed by somebody other than the ledger; nothing was written", fix=VERIFY
         )
     if since != SCHEMA_VERSION:
-        from privacy_pipeline.ledger.migrations.migrate import migrate
+        from privacy_pipeline.ledger.migrate import migrate
 
         migrate(connection, since=str(since))
     return head

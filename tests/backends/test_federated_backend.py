@@ -12,7 +12,7 @@ import tensorflow as tf
 from pydantic import ValidationError
 
 from privacy_pipeline.accounting.plan import Sampler
-from privacy_pipeline.backends import registry
+from privacy_pipeline.backends import listed
 from privacy_pipeline.backends.base import Executed, TrainingInputs
 from privacy_pipeline.backends.simulation import federated_plan, federated_rounds
 from privacy_pipeline.backends.simulation.federated_clients import first_rows, read_clients
@@ -48,7 +48,7 @@ def config(*, bound: int = 3, unit: Any = None, **federated: Any) -> Any:
 
 
 def inputs_of(split: Any, config: Any, folder: Path, **changed: Any) -> TrainingInputs:
-    plan = registry.load("federated").plan(config=config, units=PERSONS)
+    plan = listed.load("federated").plan(config=config, units=PERSONS)
     given: dict[str, Any] = {
         "train_files": split.files,
         "eval_files": (),
@@ -83,7 +83,7 @@ def persons(split: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def train(inputs: TrainingInputs) -> Executed:
-    return registry.load("federated").train(inputs)
+    return listed.load("federated").train(inputs)
 
 
 def weights_of(folder: Path) -> list[np.ndarray]:
@@ -230,14 +230,14 @@ def test_the_key_is_never_used_on_other_data(persons: Any, tmp_path: Path, monke
 
 def test_another_number_of_clients_than_registered_is_refused(persons: Any, tmp_path: Path) -> None:
     known = config()
-    plan = registry.load("federated").plan(config=known, units=PERSONS + 1)
+    plan = listed.load("federated").plan(config=known, units=PERSONS + 1)
     with pytest.raises(PipelineError, match=r"120 privacy units \(person\), but 121 units are registered"):
         train(inputs_of(persons, known, tmp_path, plan=plan))
     assert not (tmp_path / "model").exists()
 
 
 def test_another_plan_than_the_reserved_one_is_refused() -> None:
-    one = registry.load("federated").plan(config=config(), units=PERSONS)
+    one = listed.load("federated").plan(config=config(), units=PERSONS)
     other = config(privacy={**PRIVACY, "clipping_norm": 7.0})
     assert one is not None
     with pytest.raises(PipelineError, match="another plan"):
@@ -286,7 +286,7 @@ def test_impossible_settings_have_one_clear_error(changed: dict[str, Any], messa
 
 
 def test_impossible_clipping_and_too_few_clients_are_refused_before_any_data() -> None:
-    backend = registry.load("federated")
+    backend = listed.load("federated")
     with pytest.raises(BadInputError, match="count_noise"):
         backend.plan(config=config(privacy={**PRIVACY, "adaptive": {"count_noise": 0.5}}), units=PERSONS)
     with pytest.raises(BadInputError, match="batch_size: 20 clients of a round are more than the 19"):

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from pydantic import ValidationError
 
-from privacy_pipeline.backends import keras_io, registry
+from privacy_pipeline.backends import keras_io, listed
 from privacy_pipeline.backends.base import Executed, TrainingInputs
 from privacy_pipeline.backends.simulation import federated_rounds, federated_silos
 from privacy_pipeline.dp.plan import PrivacyPlan
@@ -48,7 +48,7 @@ def inputs_of(split: Any, config: Any, folder: Path, *, units: int = ROWS, **cha
         "transform_graph": split.transform_graph,
         "features": split.features,
         "config": config,
-        "plan": registry.load("federated").plan(config=config, units=units),
+        "plan": listed.load("federated").plan(config=config, units=units),
         "work_dir": folder / "work",
         "model_dir": folder / "model",
         "log_dir": folder / "logs",
@@ -59,7 +59,7 @@ def inputs_of(split: Any, config: Any, folder: Path, *, units: int = ROWS, **cha
 
 
 def train(inputs: TrainingInputs) -> Executed:
-    return registry.load("federated").train(inputs)
+    return listed.load("federated").train(inputs)
 
 
 def weights_of(folder: Path) -> list[np.ndarray]:
@@ -81,7 +81,7 @@ def set_text(feature: Any, name: str, text: bytes) -> None:
 
 
 def test_the_plan_is_that_of_dp_sgd_over_all_silos() -> None:
-    plan = registry.load("federated").plan(config=config(), units=ROWS)
+    plan = listed.load("federated").plan(config=config(), units=ROWS)
     central = PrivacyPlan.calibrated(
         units=ROWS, expected_batch_size=60, epochs=2, noise_multiplier=2.0, delta=1e-5, clipping_norm=1.0
     )
@@ -192,7 +192,7 @@ def test_other_silos_than_stated_are_refused(split: Any, tmp_path: Path) -> None
         train(inputs_of(split, config(silo_privacy=privacy(silos=moved)), tmp_path))
     assert not (tmp_path / "model").exists()
     with pytest.raises(BadInputError, match="hold 601 units together, and 600 are registered"):
-        registry.load("federated").plan(
+        listed.load("federated").plan(
             config=config(silo_privacy=privacy(silos={**SIZES, "red": SIZES["red"] + 1})), units=ROWS
         )
 
@@ -208,7 +208,7 @@ def test_a_row_without_a_silo_is_refused(split: Any, tmp_path: Path) -> None:
 
 
 def test_another_plan_than_the_reserved_one_is_refused() -> None:
-    one = registry.load("federated").plan(config=config(), units=ROWS)
+    one = listed.load("federated").plan(config=config(), units=ROWS)
     assert one is not None
     for changed in ({"clipping_norm": 7.0}, {"local_steps": 3}, {"column": "size"}):
         with pytest.raises(PipelineError, match="another plan"):

@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 from privacy_pipeline.accounting.plan import MechanismPlan, Sampler
-from privacy_pipeline.backends import keras_io, registry
+from privacy_pipeline.backends import keras_io, listed, registry
 from privacy_pipeline.backends.base import Executed, TrainingInputs
 from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.data.schema.features import LABEL_FEATURE
@@ -79,7 +79,7 @@ class Trained:
 
 
 def train(name: str, split: Any, folder: Path, *, files: tuple[str, ...] = (), **training: Any) -> Trained:
-    backend, config = registry.load(backend_of(name)), config_of(name, **training)
+    backend, config = listed.load(backend_of(name)), config_of(name, **training)
     plan = backend.plan(config=config, units=ROWS)
     progress: list[tuple[int, int, str]] = []
     inputs = TrainingInputs(
@@ -104,7 +104,7 @@ def trained(name: str, split: Any, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def test_the_backend_has_its_registered_name_and_a_section_here(name: str) -> None:
-    assert registry.load(backend_of(name)).name == backend_of(name)
+    assert listed.load(backend_of(name)).name == backend_of(name)
     assert set(registry.names()) == {backend_of(known) for known in SECTIONS}
     assert is_private(name) == (registry.relation_of(config_of(name)) is not None)
 
@@ -127,7 +127,7 @@ def test_what_is_proven_of_the_rows_is_known_before_the_data(name: str, split: A
         assert trained.executed.rows is None
         return
     specs = functools.partial(keras_io.input_specs, split.transform_graph)
-    backend = registry.load(backend_of(name))
+    backend = listed.load(backend_of(name))
     verdict = backend.examine(config=config_of(name), features=split.features, plan=trained.plan, specs=specs)
     assert verdict == trained.executed.rows
     assert (verdict and verdict.kind) == (None if name == "federated.private" else PROVEN)
@@ -220,18 +220,18 @@ def test_the_history_of_a_private_backend_holds_nothing_exact(name: str, trained
 
 def test_planning_reads_no_data_and_writes_nothing(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # where neither data nor schema nor ledger of the config is
-    registry.load(backend_of(name)).plan(config=config_of(name), units=ROWS)
+    listed.load(backend_of(name)).plan(config=config_of(name), units=ROWS)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_plan_follows_from_config_and_units_alone(name: str) -> None:
-    first, again = (registry.load(backend_of(name)).plan(config=config_of(name), units=ROWS) for _ in range(2))
+    first, again = (listed.load(backend_of(name)).plan(config=config_of(name), units=ROWS) for _ in range(2))
     assert (first is not None) == is_private(name)
     if first is None or again is None:
         return
     assert first.parameters() == again.parameters() and first.digest() == again.digest()
     assert first.event == again.event
-    other = registry.load(backend_of(name)).plan(config=config_of(name, epochs=5), units=ROWS)
+    other = listed.load(backend_of(name)).plan(config=config_of(name, epochs=5), units=ROWS)
     assert other is not None and other.digest() != first.digest()
     assert first.relation == registry.relation_of(config_of(name)) and first.backend == backend_of(name)
     assert (first.units, first.batch_size, first.epochs) == (ROWS, BATCH, EPOCHS)
@@ -239,24 +239,24 @@ def test_a_plan_follows_from_config_and_units_alone(name: str) -> None:
 
 def test_a_private_backend_plans_on_registered_data_alone(name: str) -> None:
     if not is_private(name):
-        assert registry.load(backend_of(name)).plan(config=config_of(name), units=None) is None
+        assert listed.load(backend_of(name)).plan(config=config_of(name), units=None) is None
         return
     with pytest.raises(BadInputError, match="not registered"):
-        registry.load(backend_of(name)).plan(config=config_of(name), units=None)
+        listed.load(backend_of(name)).plan(config=config_of(name), units=None)
 
 
 def test_a_batch_that_is_larger_than_the_split_is_no_private_plan(name: str) -> None:
     if not is_private(name):
         pytest.skip("no plan, no promise about batches")
-    registry.load(backend_of(name)).plan(config=config_of(name, batch_size=ROWS), units=ROWS)
+    listed.load(backend_of(name)).plan(config=config_of(name, batch_size=ROWS), units=ROWS)
     with pytest.raises(BadInputError, match="batch_size"):
-        registry.load(backend_of(name)).plan(config=config_of(name, batch_size=ROWS + 1), units=ROWS)
+        listed.load(backend_of(name)).plan(config=config_of(name, batch_size=ROWS + 1), units=ROWS)
 
 
 def test_a_private_backend_does_not_train_without_its_plan(name: str, split: Any, tmp_path: Path) -> None:
     if not is_private(name):
         pytest.skip("it has none")
-    backend, config = registry.load(backend_of(name)), config_of(name)
+    backend, config = listed.load(backend_of(name)), config_of(name)
     inputs = TrainingInputs(
         train_files=split.files,
         eval_files=(),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from privacy_pipeline.backends import registry
+from privacy_pipeline.backends import listed
 from privacy_pipeline.backends.base import TrainingInputs
 from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.dp.rowwise.verdict import PROVEN
@@ -53,7 +53,7 @@ def inputs_of(name: str, split: Split, folder: Path, **training: Any) -> Trainin
         transform_graph=split.transform_graph,
         features=split.features,
         config=config,
-        plan=registry.load(backend_of(name)).plan(config=config, units=ROWS),
+        plan=listed.load(backend_of(name)).plan(config=config, units=ROWS),
         work_dir=folder / "work",
         model_dir=folder / "model",
         log_dir=folder / "logs",
@@ -64,7 +64,7 @@ def inputs_of(name: str, split: Split, folder: Path, **training: Any) -> Trainin
 @pytest.mark.parametrize("name", [n if n in OFTEN else pytest.param(n, marks=pytest.mark.slow) for n in TRAINED])
 def test_a_backend_trains_serves_and_keeps_rows_apart(name: str, several: Split, tmp_path: Path) -> None:
     inputs = inputs_of(name, several, tmp_path)
-    backend = registry.load(backend_of(name))
+    backend = listed.load(backend_of(name))
     executed = backend.train(inputs)
     found = tf.saved_model.load(str(tmp_path / "model")).signatures["serving_default"](several.serialized())
     assert set(found) == {"probabilities", "class"}
@@ -85,7 +85,7 @@ def test_dp_sgd_proves_that_the_loss_keeps_rows_apart(several: Split, tmp_path: 
     from privacy_pipeline.backends import keras_io
 
     inputs = inputs_of("dp_sgd", several, tmp_path)
-    verdict = registry.load("dp_sgd").examine(
+    verdict = listed.load("dp_sgd").examine(
         config=inputs.config,
         features=SEVERAL,
         plan=inputs.plan,
@@ -105,7 +105,7 @@ def test_a_label_outside_the_domain_is_refused(several: Split, tmp_path: Path) -
     several.write(path, [{"features": np.zeros(70, np.float32), "label": [4], "privacy_unit_key": [b"p"]}])
     inputs = inputs_of("plain", several, tmp_path)
     with pytest.raises(BadInputError, match=r"dataset\.label"):
-        registry.load("plain").train(
+        listed.load("plain").train(
             TrainingInputs(**{**inputs.__dict__, "train_files": (str(path),), "eval_files": (str(path),)})
         )
 

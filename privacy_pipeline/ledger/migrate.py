@@ -16,6 +16,8 @@ from privacy_pipeline.ledger.storage.tables import SCHEMA_VERSION, budgets, meta
 if TYPE_CHECKING:
     from privacy_pipeline.ledger.storage.journal import Writer
 
+_SCRIPTS = Path(__file__).parent / "migrations"
+
 
 def migrate(connection: sa.Connection, *, since: str, key: SigningKey | None = None) -> None:
     """Bring a ledger from an older format to this one; `settle` has to follow.
@@ -32,7 +34,7 @@ def migrate(connection: sa.Connection, *, since: str, key: SigningKey | None = N
     connection.execute(version.delete())
     connection.execute(version.insert().values(version_num=since))
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
     config.attributes.update(connection=connection, key=key)
     command.upgrade(config, SCHEMA_VERSION)
     connection.execute(meta.update().where(meta.c.key == "schema_version").values(value=SCHEMA_VERSION))
