@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
@@ -16,9 +16,8 @@ from privacy_pipeline.pictures.fragment import fragment, paragraph, table
 from privacy_pipeline.pipelines.workspace.workspace import find_run, run_folders
 from privacy_pipeline.reports.record.properties import metric_properties
 from privacy_pipeline.reports.record.summary import RunSummary
+from privacy_pipeline.tasks.registry import headlines
 from privacy_pipeline.text.shown_text import visible
-
-HEAD = ("run", "pipeline", "backend", "status", "accuracy", "AUC", "guarantee", "unit")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +71,8 @@ class Runs(Sequence[Run]):
         left_out = [paragraph(f"left out: {why}") for why in self.left_out]
         if not self.found:
             return fragment(paragraph(f"no runs in {self.workspace}"), *left_out)
-        return fragment(table(map(cells, self.found), head=HEAD, caption="runs, newest last"), *left_out)
+        head, rows = runs_rows(self.found)
+        return fragment(table(rows, head=head, caption="runs, newest last"), *left_out)
 
 
 def runs(workspace: str | os.PathLike[str] = DEFAULT_WORKSPACE) -> Runs:
@@ -119,17 +119,23 @@ def summary_of(name: str, *, workspace: Path) -> RunSummary:
     return summary
 
 
-def cells(run: Run) -> tuple[str, ...]:
-    """Return a run as the cells of one row below `HEAD`."""
+def runs_rows(found: Iterable[Run]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return the head and the rows of a table of runs. Of metrics it has those of the runs' tasks."""
+    found = list(found)
+    have = {metric for run in found for metric in run.metrics}
+    metrics = [metric for metric in headlines() if metric in have]
+    head = ("run", "pipeline", "backend", "status", *metrics, "guarantee", "unit")
+    return head, [_cells(run, metrics) for run in found]
+
+
+def _cells(run: Run, metrics: Sequence[str]) -> tuple[str, ...]:
     state, summary = run.state, run.summary
-    metrics = run.metrics
     return (
         state.run_id,
         state.pipeline,
         state.backend,
         state.status + (" (cached)" if state.cached_from else "") + (" (pruned)" if state.pruned else ""),
-        number(metrics.get("accuracy")),
-        number(metrics.get("auc")),
+        *(number(run.metrics.get(metric)) for metric in metrics),
         privacy_cell(summary.record) if summary else "-",
         summary.record.unit if summary else "-",
     )

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from privacy_pipeline.data.schema.features import FeaturePlan
 
 _MEANINGS = {
-    LABEL_FEATURE: "1 for the positive class and 0 for any other, or the class's place in the label's domain",
+    LABEL_FEATURE: "1 for the positive class and 0 for any other; the class's place in the label's domain; or a number "
+    "in 0 to 1, by the label's range",
     UNIT_KEY_FEATURE: "the column that dataset.privacy_unit names, as it is",
     SILO_FEATURE: "the column that training.federated.silo_privacy names, as it is",
 }
@@ -43,7 +44,8 @@ class Rows:
 
     Attributes:
         inputs: the model's inputs by name, each [rows, ...].
-        labels: the class of each row: 1 for the positive class and 0 for any other, or its place; float32, [rows, 1].
+        labels: of each row: 1 for the positive class and 0 for any other, the place of its class, or a number scaled to
+            0 to 1; float32, [rows, 1].
     """
 
     inputs: Mapping[str, NDArray[Any]]
@@ -98,7 +100,7 @@ def read_rows(patterns: Sequence[str], *, transform_graph: Path, classes: int) -
     Args:
         patterns: gzipped TFRecord files, or globs of such.
         transform_graph: the tf.Transform output that made them.
-        classes: labels are whole numbers from 0 to below it.
+        classes: labels are whole numbers from 0 to below it; 0 where they are numbers from 0 to 1.
 
     Raises:
         BadInputError: no row, no label, or a label outside the public domain.
@@ -161,10 +163,11 @@ def labels_of(part: Mapping[str, NDArray[Any]], *, classes: int) -> NDArray[np.f
         BadInputError: one is outside the public domain.
     """
     labels = part[LABEL_FEATURE].reshape(-1, 1).astype(np.float32)
-    if not np.isin(labels, np.arange(classes)).all():
+    where = "domain" if classes else "range"
+    if not (np.isin(labels, np.arange(classes)) if classes else (labels >= 0) & (labels <= 1)).all():
         raise BadInputError(
-            "dataset.label: some rows have no label, or one outside the domain that the schema gives",
-            fix="correct those rows, or the label's domain in the schema",
+            f"dataset.label: some rows have no label, or one outside the {where} that the schema gives",
+            fix=f"correct those rows, or the label's {where} in the schema",
         )
     return labels
 
@@ -253,8 +256,8 @@ def save_model(model: Any, *, transform_graph: Path, features: FeaturePlan, mode
     """Write a SavedModel that takes raw serialized tf.Examples.
 
     Signatures: `serving_default` gives what the task serves; `transform_features` gives every transformed feature, the
-    label included (-1 for an example without one). No label and no key of a privacy unit is part of what
-    `serving_default` parses.
+    label included (for an example without one -1, or NaN where it is a number). No label and no key of a privacy unit
+    is part of what `serving_default` parses.
 
     Args:
         model: trained Keras model of the task.
@@ -273,7 +276,7 @@ def save_model(model: Any, *, transform_graph: Path, features: FeaturePlan, mode
     def serve(examples: Any) -> dict[str, Any]:
         transformed = model.transform_layer(tf.io.parse_example(examples, columns))
         outputs = model({name: transformed[name] for name in model.input_names}, training=False)
-        return tasks.of(features).served(outputs, domain=features.label_domain)
+        return tasks.of(features).served(outputs, label=features)
 
     def transform(examples: Any) -> dict[str, Any]:
         return dict(model.transform_layer(tf.io.parse_example(examples, labelled)))

@@ -15,9 +15,10 @@ from privacy_pipeline.api.record_rows import (
     metrics_of,
     privacy_rows,
 )
-from privacy_pipeline.api.runs import HEAD, cells
+from privacy_pipeline.api.runs import runs_rows
 from privacy_pipeline.cli.shown import cell, escape
 from privacy_pipeline.reports.record.summary import RunSummary
+from privacy_pipeline.tasks.registry import headlines
 
 
 def run_table(summary: RunSummary) -> Table:
@@ -56,10 +57,11 @@ def privacy_table(record: PrivacyRecord) -> Table:
 def runs_table(runs: Iterable[Run]) -> Table:
     """Return all runs, newest last."""
     table = Table(title="runs", title_justify="left")
-    for column in HEAD:
-        table.add_column(column, no_wrap=column == "run", justify="right" if column in ("accuracy", "AUC") else "left")
-    for run in runs:
-        table.add_row(*map(cell, cells(run)))
+    head, rows = runs_rows(runs)
+    for column in head:
+        table.add_column(column, no_wrap=column == "run", justify="right" if column in headlines() else "left")
+    for row in rows:
+        table.add_row(*map(cell, row))
     return table
 
 
@@ -72,7 +74,9 @@ def diff_table(left: RunSummary, right: RunSummary) -> Table:
     table.add_column("difference", justify="right")
     lefts, rights = ({part.name: part for part in side.slices} for side in (left, right))
     for name in [*lefts, *(name for name in rights if name not in lefts)]:
-        for metric in metrics_of(left, right) if name == "overall" else ("accuracy", "auc"):
+        for metric in metrics_of(left, right):
+            if name != "overall" and metric not in headlines():
+                continue
             a, b = (side[name].metrics.get(metric) if name in side else None for side in (lefts, rights))
             gap = "-" if a is None or b is None else f"{b - a:+.4f}"
             texts = [metric_text(side[name], metric) if name in side else "-" for side in (lefts, rights)]

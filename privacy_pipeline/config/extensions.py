@@ -267,6 +267,15 @@ class MetricName(ListedName):
         return list(dict.fromkeys(metric_names().values()))
 
 
+class TaskName(ListedName):
+    """Annotation of a text that names a task."""
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Return the names of the tasks."""
+        return list(TASKS)
+
+
 class ScoreName(ListedName):
     """Annotation of a text that names a score of a task's trials."""
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from privacy_pipeline.errors import BadInputError
-from privacy_pipeline.tasks.task import Metric, Score
+from privacy_pipeline.tasks.task import Label, Metric, Score
 
 _PROBABILITY_METRICS = "privacy_pipeline.components.evaluator.probability_metrics"
 
@@ -37,9 +37,18 @@ class Binary:
     """Cross-entropy of one logit; the model serves its sigmoid."""
 
     name = "binary"
+    is_number = False
+    has_positive_class = True
+    output = "logit"
     metrics = (
-        Metric(name="accuracy", tfma_class="BinaryAccuracy", tfma_name="binary_accuracy", from_counts=True),
-        Metric(name="auc", tfma_class="AUC", tfma_name="auc"),
+        Metric(
+            name="accuracy",
+            tfma_class="BinaryAccuracy",
+            tfma_name="binary_accuracy",
+            headline=True,
+            from_counts=True,
+        ),
+        Metric(name="auc", tfma_class="AUC", tfma_name="auc", headline=True),
         Metric(name="pr_auc", tfma_class="AUCPrecisionRecall", tfma_name="auc_precision_recall"),
         Metric(name="precision", tfma_class="Precision", tfma_name="precision", from_counts=True),
         Metric(name="recall", tfma_class="Recall", tfma_name="recall", from_counts=True),
@@ -108,10 +117,15 @@ class Binary:
             tf.keras.metrics.AUC(name="auc", from_logits=True),
         ]
 
-    def served(self, outputs: Any, *, domain: Sequence[str]) -> dict[str, Any]:
+    def served(self, outputs: Any, *, label: Label) -> dict[str, Any]:
         """Return the probability of the positive class: float32, [batch, 1]."""
-        del domain
+        del label
         return {self.prediction: _probability(outputs)}
+
+    def metric_settings(self, label: Label | None) -> Mapping[str, float]:
+        """Return no argument: the metrics are of probabilities."""
+        del label
+        return {}
 
 
 BINARY = Binary()

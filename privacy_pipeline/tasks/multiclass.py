@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from privacy_pipeline.errors import BadInputError
-from privacy_pipeline.tasks.task import Metric, Score
+from privacy_pipeline.tasks.task import Label, Metric, Score
 
 _CLASS_METRICS = "privacy_pipeline.components.evaluator.class_metrics"
 
 
-def _metric(name: str, tfma_class: str, tfma_name: str, *, larger_is_better: bool = True) -> Metric:
+def _metric(
+    name: str, tfma_class: str, tfma_name: str, *, larger_is_better: bool = True, headline: bool = False
+) -> Metric:
     return Metric(
         name=name,
         tfma_class=tfma_class,
         tfma_name=tfma_name,
         tfma_module=_CLASS_METRICS,
         larger_is_better=larger_is_better,
+        headline=headline,
     )
 
 
@@ -25,10 +28,13 @@ class Multiclass:
     """Cross-entropy of the label's class; the model serves the softmax and the most likely class."""
 
     name = "multiclass"
+    is_number = False
+    has_positive_class = False
+    output = "logits"
     metrics = (
-        _metric("accuracy", "ClassAccuracy", "class_accuracy"),
+        _metric("accuracy", "ClassAccuracy", "class_accuracy", headline=True),
         _metric("top_3_accuracy", "TopAccuracy", "top_3_accuracy"),
-        _metric("macro_f1", "MacroF1", "macro_f1"),
+        _metric("macro_f1", "MacroF1", "macro_f1", headline=True),
         _metric("log_loss", "ClassLogLoss", "class_log_loss", larger_is_better=False),
         _metric("ece", "TopLabelCalibrationError", "top_label_calibration_error", larger_is_better=False),
     )
@@ -80,13 +86,18 @@ class Multiclass:
 
         return [tf.keras.metrics.SparseCategoricalAccuracy("accuracy")]
 
-    def served(self, outputs: Any, *, domain: Sequence[str]) -> dict[str, Any]:
+    def served(self, outputs: Any, *, label: Label) -> dict[str, Any]:
         """Return `probabilities`, float32, [batch, classes], and `class`, the most likely value, string, [batch, 1]."""
         import tensorflow as tf
 
         probabilities = tf.nn.softmax(outputs)
-        values = tf.constant(list(domain), tf.string)
+        values = tf.constant(list(label.label_domain), tf.string)
         return {self.prediction: probabilities, "class": tf.gather(values, tf.argmax(outputs, axis=1))[:, tf.newaxis]}
+
+    def metric_settings(self, label: Label | None) -> Mapping[str, float]:
+        """Return no argument: the metrics are of probabilities."""
+        del label
+        return {}
 
 
 MULTICLASS = Multiclass()

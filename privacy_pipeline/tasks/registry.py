@@ -8,7 +8,7 @@ from typing import Protocol
 from privacy_pipeline.tasks.task import Metric, Task
 
 _FOLDER = "privacy_pipeline.tasks"
-_TASKS = ("binary:BINARY", "multiclass:MULTICLASS")
+_TASKS = ("binary:BINARY", "multiclass:MULTICLASS", "regression:REGRESSION")
 _FOUND: tuple[Task, ...] = tuple(pkgutil.resolve_name(f"{_FOLDER}.{place}") for place in _TASKS)
 REGISTRY = {task.name: task for task in _FOUND}
 
@@ -22,9 +22,15 @@ class HasTask(Protocol):
         ...
 
 
-def name_of(positive_class: str | int | None) -> str:
-    """Return the name of a label's task: one of its values is the positive class, or each is a class of its own."""
-    return "multiclass" if positive_class is None else "binary"
+def name_of(positive_class: str | int | None, *, is_number: bool = False) -> str:
+    """Return the name of a label's task: it is a number, one of its values is the positive class, or each is a class.
+
+    Args:
+        positive_class: the value that counts as positive; None where there is none.
+        is_number: whether the label is a number to be predicted.
+    """
+    asked = (is_number, not is_number and positive_class is not None)
+    return next(task.name for task in _FOUND if (task.is_number, task.has_positive_class) == asked)
 
 
 def of(named: HasTask) -> Task:
@@ -43,6 +49,11 @@ def metrics() -> dict[str, Metric]:
         for metric in task.metrics:
             found.setdefault(metric.name, metric)
     return found
+
+
+def headlines() -> tuple[str, ...]:
+    """Return the names of the metrics of all tasks that lists of runs show, in the order of tables."""
+    return tuple(name for name, metric in metrics().items() if metric.headline)
 
 
 def metric_names() -> dict[str, str]:

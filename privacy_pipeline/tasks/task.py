@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ class Metric:
         tfma_name: what TensorFlow Model Analysis calls the result.
         tfma_module: where the class is; empty for a class of TensorFlow Model Analysis or Keras.
         larger_is_better: whether thresholds are `min` and `max_decrease`; else they are `max` and `max_increase`.
+        headline: whether lists of runs show it.
         from_counts: whether it follows from confusion counts at one decision threshold, as a DP evaluation releases.
     """
 
@@ -25,6 +26,7 @@ class Metric:
     tfma_name: str
     tfma_module: str = ""
     larger_is_better: bool = True
+    headline: bool = False
     from_counts: bool = False
 
 
@@ -39,6 +41,20 @@ class Score:
 
     of: Callable[[Any], Any]
     measure: Callable[[], Any]
+
+
+class Label(Protocol):
+    """What a task asks of a label: public facts of the schema. A feature plan has them."""
+
+    @property
+    def label_domain(self) -> tuple[str, ...]:
+        """Its values; none for a number."""
+        ...
+
+    @property
+    def label_range(self) -> tuple[float, float] | None:
+        """Least and largest value of a number; None for classes."""
+        ...
 
 
 class Task(Protocol):
@@ -70,6 +86,21 @@ class Task(Protocol):
         ...
 
     @property
+    def is_number(self) -> bool:
+        """Whether the label is a number to be predicted, which has a public range and no classes."""
+        ...
+
+    @property
+    def has_positive_class(self) -> bool:
+        """Whether one value of the label counts as positive, which the config names."""
+        ...
+
+    @property
+    def output(self) -> str:
+        """Name of the last layer of `model.use: tabular`."""
+        ...
+
+    @property
     def cannot(self) -> Mapping[str, str]:
         """Parts of a config that do not go with the task, by dotted key, each with what to do instead."""
         ...
@@ -78,7 +109,7 @@ class Task(Protocol):
         """Return the number of the model's outputs.
 
         Args:
-            classes: number of classes of the label.
+            classes: number of classes of the label; 0 for a number.
         """
         ...
 
@@ -103,7 +134,7 @@ class Task(Protocol):
         """Return the loss of each row: float32, [batch].
 
         Args:
-            labels: float32, [batch, 1].
+            labels: float32, [batch, 1]: places of classes, or numbers scaled to 0 to 1 by the label's range.
             outputs: of the model.
         """
         ...
@@ -112,11 +143,19 @@ class Task(Protocol):
         """Return the Keras metrics that a training without a guarantee shows after each epoch."""
         ...
 
-    def served(self, outputs: Any, *, domain: Sequence[str]) -> dict[str, Any]:
+    def served(self, outputs: Any, *, label: Label) -> dict[str, Any]:
         """Return what the signature `serving_default` gives for outputs.
 
         Args:
             outputs: of the model.
-            domain: public values of the label, in the order of the classes.
+            label: public facts of the label.
+        """
+        ...
+
+    def metric_settings(self, label: Label | None) -> Mapping[str, float]:
+        """Return the arguments of each metric's class.
+
+        Args:
+            label: public facts of the label; None where nothing public is known.
         """
         ...

@@ -148,9 +148,10 @@ def make_split(folder: Path, *, plan: FeaturePlan, raw: list[dict[str, Any]], sp
 
 
 def make_config(**training: Any) -> PipelineConfig:
-    """A config for `PLAN`; keyword arguments go to the training section, `model` and `dataset` to theirs."""
+    """A config for `PLAN`; keywords go to the training section, `model`, `dataset` and `thresholds` to theirs."""
     model = training.pop("model", {"use": "tabular", "hidden_units": [8]})
     dataset = training.pop("dataset", {})
+    thresholds = training.pop("thresholds", {"accuracy": {"min": 0.5}})
     return PipelineConfig.model_validate(
         {
             "pipeline": "test",
@@ -164,6 +165,6 @@ def make_config(**training: Any) -> PipelineConfig:
             },
             "model": json.loads(json.dumps(model)),
             "training": {"backend": "plain", "epochs": 2, "batch_size": 64, "learning_rate": 0.01, **training},
-            "evaluation": {"thresholds": {"accuracy": {"min": 0.5}}},
+            "evaluation": {"thresholds": thresholds},
         }
     )

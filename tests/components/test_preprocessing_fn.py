@@ -231,3 +231,41 @@ def test_whole_labels_beyond_the_digits_of_float64_are_told_apart(listed: bool) 
     )
     found = label_of(plan, tf.constant([low, low + 1, low + 2], tf.int64)).numpy()
     assert found.tolist() == [0, 1, -1 if listed else 0]
+
+
+def _of_a_number(dtype: str, minimum: float, maximum: float) -> FeaturePlan:
+    return FeaturePlan(
+        columns=(COLOUR,),
+        label="y",
+        label_domain=(),
+        label_dtype=dtype,  # type: ignore[arg-type]
+        positive_class=None,
+        unit_key=None,
+        label_range=(minimum, maximum),
+    )
+
+
+def test_a_number_becomes_its_place_in_the_range_and_one_outside_is_not_a_number() -> None:
+    plan = _of_a_number("float", -2.0, 6.0)
+    found = label_of(plan, tf.constant([-2.0, 6.0, 0.0, 6.5, -2.5, np.nan, np.inf]))
+    assert found.dtype == tf.float32
+    np.testing.assert_array_equal(found, np.array([0, 1, 0.25, np.nan, np.nan, np.nan, np.nan], np.float32))
+    missing = label_of(plan, sparse([None, 2.0], tf.float32))
+    np.testing.assert_array_equal(missing, np.array([np.nan, 0.5], np.float32))
+    outputs = preprocessing_fn(
+        {"colour": tf.constant([b"red"]), "y": tf.constant([2.0])}, {"feature_plan": plan.model_dump_json()}
+    )
+    assert outputs["label"].shape == (1, 1) and float(outputs["label"][0, 0]) == 0.5
+
+
+def test_whole_numbers_are_subtracted_before_they_are_rounded() -> None:
+    low = 1_700_000_000_000_000_000  # nanoseconds since 1970, whose float64 has steps of 256
+    plan = _of_a_number("int", low, low + 1000)
+    found = label_of(plan, tf.constant([low, low + 1, low + 500, low + 1000, low + 1001, -(2**63)], tf.int64))
+    np.testing.assert_allclose(found, [0, 0.001, 0.5, 1, np.nan, np.nan], rtol=1e-6)
+
+
+def test_the_ends_of_a_range_that_float32_rounds_are_inside() -> None:
+    for low, high in ((0.1, 0.7), (-0.7, 0.3), (1e-3, 16777217.0)):
+        found = label_of(_of_a_number("float", low, high), tf.constant([low, high], tf.float32)).numpy()
+        assert found.min() >= 0 and found.max() <= 1 and found[0] < found[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,15 @@ import pytest
 import tensorflow as tf
 
 from privacy_pipeline.backends import listed
-from privacy_pipeline.backends.base import TrainingInputs
 from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.dp.rowwise.verdict import PROVEN
 from privacy_pipeline.errors import BadInputError
 from tests.backends.conftest import PLAN, RAW_SPEC, Split, make_config, make_split, raw_rows
+from tests.contract.task_cases import OFTEN, TRAINED, inputs_of
 from tests.contract.test_backend_contract import ROWS, SECTIONS, backend_of, is_private, silo_sizes
 
 DOMAIN = ("cheap", 'a "b", c', "dear ü")  # of which the last one is never seen below
 SEVERAL = PLAN.model_copy(update={"label": "price", "label_domain": (*DOMAIN, "unseen"), "positive_class": None})
-TRAINED = [name for name in SECTIONS if backend_of(name) != "encrypted"]
-OFTEN = ("plain", "dp_sgd", "federated.private")
 
 
 def rows() -> list[dict[str, Any]]:
@@ -45,25 +44,9 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> Split:
     return make_split(tmp_path_factory.mktemp("several"), plan=SEVERAL, raw=rows(), spec=spec)
 
 
-def inputs_of(name: str, split: Split, folder: Path, **training: Any) -> TrainingInputs:
-    config = config_of(name, **training)
-    return TrainingInputs(
-        train_files=split.files,
-        eval_files=split.files,
-        transform_graph=split.transform_graph,
-        features=split.features,
-        config=config,
-        plan=listed.load(backend_of(name)).plan(config=config, units=ROWS),
-        work_dir=folder / "work",
-        model_dir=folder / "model",
-        log_dir=folder / "logs",
-        report_progress=lambda done, total, unit: None,
-    )
-
-
 @pytest.mark.parametrize("name", [n if n in OFTEN else pytest.param(n, marks=pytest.mark.slow) for n in TRAINED])
 def test_a_backend_trains_serves_and_keeps_rows_apart(name: str, several: Split, tmp_path: Path) -> None:
-    inputs = inputs_of(name, several, tmp_path)
+    inputs = inputs_of(config_of(name), several, tmp_path)
     backend = listed.load(backend_of(name))
     executed = backend.train(inputs)
     found = tf.saved_model.load(str(tmp_path / "model")).signatures["serving_default"](several.serialized())
@@ -84,7 +67,7 @@ def test_a_backend_trains_serves_and_keeps_rows_apart(name: str, several: Split,
 def test_dp_sgd_proves_that_the_loss_keeps_rows_apart(several: Split, tmp_path: Path) -> None:
     from privacy_pipeline.backends import keras_io
 
-    inputs = inputs_of("dp_sgd", several, tmp_path)
+    inputs = inputs_of(config_of("dp_sgd"), several, tmp_path)
     verdict = listed.load("dp_sgd").examine(
         config=inputs.config,
         features=SEVERAL,
@@ -103,11 +86,9 @@ def test_private_predictions_of_several_classes_are_refused(name: str) -> None:
 def test_a_label_outside_the_domain_is_refused(several: Split, tmp_path: Path) -> None:
     path = tmp_path / "bad.gz"
     several.write(path, [{"features": np.zeros(70, np.float32), "label": [4], "privacy_unit_key": [b"p"]}])
-    inputs = inputs_of("plain", several, tmp_path)
+    inputs = inputs_of(config_of("plain"), several, tmp_path)
     with pytest.raises(BadInputError, match=r"dataset\.label"):
-        listed.load("plain").train(
-            TrainingInputs(**{**inputs.__dict__, "train_files": (str(path),), "eval_files": (str(path),)})
-        )
+        listed.load("plain").train(dataclasses.replace(inputs, train_files=(str(path),), eval_files=(str(path),)))
 
 
 def test_labels_are_places_in_the_domain(several: Split) -> None:

@@ -169,3 +169,50 @@ def test_a_range_that_32_bits_do_not_divide_is_refused(tmp_path: Path, low: str,
     with pytest.raises(BadInputError, match=r"feature 'w': numbers near .* with 32 bits are .* apart") as caught:
         read(tmp_path, text)
     assert "INT" in caught.value.fix
+
+
+NUMBER = """
+feature { name: "x" type: INT int_domain { min: 0 max: 9 } }
+feature { name: "f" type: FLOAT float_domain { min: -2.5 max: 7 } }
+feature { name: "i" type: INT int_domain { min: 1500000000 max: 1600000000 } }
+feature { name: "b" type: BYTES string_domain { value: "a" value: "b" } }
+feature { name: "bare" type: FLOAT }
+"""
+OF_A_NUMBER = {"positive_class": None, "unit_key": None, "is_number": True}
+
+
+def test_a_number_to_predict_has_a_range_and_no_classes(tmp_path: Path) -> None:
+    schema = NUMBER.replace('feature { name: "bare" type: FLOAT }\n', "")
+    for label, dtype, ends in (("f", "float", (-2.5, 7.0)), ("i", "int", (1_500_000_000, 1_600_000_000))):
+        plan = read(tmp_path, schema, label=label, **OF_A_NUMBER)
+        assert (plan.task, plan.label_dtype, plan.label_range, plan.label_domain) == ("regression", dtype, ends, ())
+        assert label not in [column.name for column in plan.columns]
+        assert FeaturePlan.model_validate_json(plan.model_dump_json()) == plan
+        assert plan.answers != plan.model_copy(update={"label_range": (0, 1)}).answers != ""
+
+
+@pytest.mark.parametrize(
+    ("label", "is_number", "message", "fix"),
+    [
+        ("b", True, "feature 'b': the label of a regression cannot be BYTES", "write it as INT or FLOAT"),
+        ("bare", True, "feature 'bare': a numeric feature needs a public range", "add float_domain"),
+        (
+            "f",
+            False,
+            "feature 'f': the label of classes cannot be FLOAT",
+            "to predict the number, write `task:",
+        ),
+        ("i", False, "feature 'i': 100000001 categories are too many", "to predict the number, write `task:"),
+    ],
+)
+def test_a_label_that_does_not_fit_its_task_is_refused(
+    tmp_path: Path, label: str, is_number: bool, message: str, fix: str
+) -> None:
+    with pytest.raises(BadInputError) as raised:
+        read(tmp_path, NUMBER, label=label, **{**OF_A_NUMBER, "is_number": is_number})
+    assert message in raised.value.message and raised.value.fix.startswith(fix)
+    assert "ignore" not in raised.value.fix  # a label that is left out of the model helps nobody
+
+
+def test_a_plan_of_classes_is_written_as_before_there_were_numbers(tmp_path: Path) -> None:
+    assert "label_range" not in read(tmp_path, SCHEMA).model_dump_json()

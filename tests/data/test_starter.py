@@ -61,6 +61,26 @@ def test_a_label_of_several_values_is_multiclass(tmp_path: Path, values: tuple[s
     assert (plan.label_domain, plan.classes, plan.task) == (tuple(sorted(values)), 3, "multiclass")
 
 
+@pytest.mark.parametrize(
+    ("values", "dtype", "ends"),
+    [(("0.5", "1", "-2"), "float", (-2.0, 1.0)), (tuple(map(str, range(7, 300))), "int", (7, 299))],
+    ids=["fractions", "whole numbers"],
+)
+def test_a_label_of_numbers_is_predicted_as_a_number(
+    tmp_path: Path, values: tuple[str, ...], dtype: str, ends: tuple[float, float]
+) -> None:
+    rows = "".join(f"{number},{value}\n" for number, value in enumerate(values))
+    config_path, schema_path, _ = write_starter(
+        csv=written(tmp_path, f"x,y\n{rows}"), folder=tmp_path, label="y", name="m"
+    )
+    config = load_config(config_path)
+    assert (config.dataset.task, config.dataset.positive_class) == ("regression", None)
+    assert set(config.evaluation.thresholds) == {"r2"}
+    plan = read_feature_plan(schema_path=schema_path, label="y", positive_class=None, is_number=True)
+    assert (plan.label_dtype, plan.label_range, plan.task) == (dtype, ends, "regression")
+    assert (plan.label_column.kind, plan.label_column.optional) == ("numeric", False)
+
+
 def test_commented_dp_block_is_valid_once_uncommented(tmp_path: Path) -> None:
     csv = written(tmp_path, "x,y\n1,0\n2,0\n3,1\n")
     config_path, _, _ = write_starter(csv=csv, folder=tmp_path, label="y", name="mine")
@@ -102,7 +122,9 @@ def test_refuses_to_overwrite_unless_forced(tmp_path: Path) -> None:
     [
         ("x,y\n1,a\n", "y", "label 'y' has 1 distinct values; a label needs from two to 200"),
         ("x,y\n1,a\n2,\n", "y", "1 rows have no label 'y'"),
-        ("x,y\n1,0.5\n2,1\n", "y", "label 'y' is floating point"),
+        ("x,y\n1,0.5\n2,0.5\n", "y", "label 'y' has 1 distinct values; a label needs from two to 200"),
+        ("x,y\n1,0.5\n2,\n", "y", "1 rows have no label 'y'"),
+        ("x,y\n1,1.5e9\n2,1500000000.25\n", "y", "label 'y': "),
         ("x,y\n1,a\n2,b\n", "z", "there is no label column 'z'"),
         ("x,y\n1,a\n2,b,c\n", "y", ":3: the row has 3 fields, the header has 2"),
         ('x,y\n1,"a\n2,b\n', "y", ':2: the quotes (") in this row are not balanced'),

@@ -54,7 +54,8 @@ def build_model(context: ModelContext) -> Any:
 
     Returns:
         An uncompiled functional Keras model. Its inputs are named after the features; its output is that of the task:
-        the logit of the positive class, float32, [batch, 1], or one of each class, float32, [batch, classes].
+        the logit of the positive class, float32, [batch, 1]; one of each class, float32, [batch, classes]; or a number,
+        float32, [batch, 1].
     """
     import tensorflow as tf
 
@@ -66,6 +67,6 @@ def build_model(context: ModelContext) -> Any:
         hidden = tf.keras.layers.Dense(width, activation="relu")(hidden)
         if context.dropout > 0:
             hidden = tf.keras.layers.Dropout(context.dropout)(hidden)
-    width = tasks.of(context.features).width(context.features.classes)
-    last = tf.keras.layers.Dense(width, name="logit" if width == 1 else "logits")
+    task = tasks.of(context.features)
+    last = tf.keras.layers.Dense(task.width(context.features.classes), name=task.output)
     return tf.keras.Model(inputs=inputs, outputs=last(hidden), name="tabular")

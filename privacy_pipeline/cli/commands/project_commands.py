@@ -21,7 +21,7 @@ config_app = typer.Typer(help="The config file format.", no_args_is_help=True)
 
 def init(
     csv: Annotated[Path, typer.Argument(metavar="CSV", help="A CSV file with a header.")],
-    label: Annotated[str, typer.Option(help="Column to predict, with two values.")],
+    label: Annotated[str, typer.Option(help="Column to predict: classes, or a number.")],
     name: Annotated[str | None, typer.Option(help="Name of dataset and pipeline (default: the file's name).")] = None,
     folder: Annotated[Path, typer.Option("--to", help="Folder for the config.")] = Path("configs"),
     force: Annotated[bool, typer.Option(help="Overwrite existing files.")] = False,

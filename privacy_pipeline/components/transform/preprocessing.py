@@ -35,9 +35,9 @@ def preprocessing_fn(inputs: Mapping[str, Any], custom_config: Mapping[str, Any]
         custom_config: holds the feature plan as JSON under `feature_plan`.
 
     Returns:
-        `features` (float32, [batch, width]); `label` (int64, [batch, 1], see `label_of`) where the label is among the
-        inputs; `privacy_unit_key` (int64 or string, [batch, 1]) where the plan has one and it is among
-        the inputs, and so `silo_name`.
+        `features` (float32, [batch, width]); `label` ([batch, 1], see `label_of`) where the label is among the inputs;
+        `privacy_unit_key` (int64 or string, [batch, 1]) where the plan has one and it is among the inputs, and so
+        `silo_name`.
     """
     plan = FeaturePlan.model_validate_json(custom_config["feature_plan"])
     outputs = {FEATURES: tf.concat([encode(column, inputs[column.name]) for column in plan.columns], axis=1)}
@@ -123,8 +123,12 @@ def _offset(values: Any, minimum: float, maximum: float) -> Any:
 def label_of(plan: FeaturePlan, raw: Any) -> Any:
     """Return the place of each label in the domain; with a positive class 1 for it and 0 for any other label of the
     domain; -1 for a label that is missing or outside the domain: int64, [batch].
+
+    Of a number: its place in the public range, from 0 to 1; NaN for one that is missing or outside: float32, [batch].
     """
     values = univalent(raw)
+    if plan.label_range is not None:
+        return _scaled(values, *plan.label_range)
     known = ~is_missing(values)
     if plan.positive_class is None:
         return _place(plan, values)
@@ -143,6 +147,21 @@ def label_of(plan: FeaturePlan, raw: Any) -> Any:
         known = tf.reduce_any(tf.equal(values[:, tf.newaxis], domain), axis=1)
     negative = tf.where(known, tf.constant(0, tf.int64), tf.constant(NO_LABEL, tf.int64))
     return tf.where(positive, tf.constant(1, tf.int64), negative)
+
+
+def _scaled(values: Any, minimum: float, maximum: float) -> Any:
+    share = tf.cast(_offset(values, minimum, maximum) / float(maximum - minimum), tf.float32)
+    inside = _at_least(values, minimum) & _at_least(-values, -maximum)
+    return tf.where(inside & ~is_missing(values), share, tf.constant(math.nan, tf.float32))
+
+
+def _at_least(values: Any, bound: float) -> Any:
+    """Return where values are not below a bound; as integers where both are, else in the values' own precision."""
+    if values.dtype.is_integer and isinstance(bound, int):
+        return tf.cast(values, tf.int64) >= bound
+    # An end of the range that a float32 rounds past itself is still an end.
+    exact = tf.float64 if values.dtype.is_integer else values.dtype
+    return tf.cast(values, exact) >= tf.constant(bound, exact)
 
 
 def _place(plan: FeaturePlan, values: Any) -> Any:

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
+from privacy_pipeline.config.extensions import TaskName
 from privacy_pipeline.config.models.base import Name, Section
 from privacy_pipeline.config.models.dp import Delta, PositiveFloat
 from privacy_pipeline.spans import Span
@@ -61,9 +70,30 @@ class DatasetConfig(Section):
     label: Annotated[str, Field(min_length=1, description="Column to predict.")]
     positive_class: Annotated[
         str | int | None,
-        Field(description="Value of the label that counts as positive. Without it the task is multiclass."),
+        Field(description="Value of the label that counts as positive; of task `binary` alone."),
+    ] = None
+    stated_task: Annotated[
+        Annotated[str, TaskName] | None,
+        Field(
+            alias="task",
+            description="What the model answers. Default: `binary` with `positive_class`, else `multiclass`. "
+            "`regression` predicts a number, which needs a public range in the schema.",
+        ),
     ] = None
     privacy_unit: PrivacyUnit = "row"
+
+    @field_validator("stated_task")
+    @classmethod
+    def _a_task_that_fits_its_positive_class(cls, stated: str | None, info: ValidationInfo) -> str | None:
+        """Forget a task that is inferred anyway, so that stating it neither trains nor charges again."""
+        if stated is None or "positive_class" not in info.data:
+            return stated
+        positive = info.data["positive_class"]
+        if tasks.REGISTRY[stated].has_positive_class and positive is None:
+            raise ValueError(f"task {stated} needs `positive_class`, the value of the label that counts as positive")
+        if positive is not None and not tasks.REGISTRY[stated].has_positive_class:
+            raise ValueError(f"task {stated} has no `positive_class`; drop it, or drop `task`")
+        return None if stated == tasks.name_of(positive) else stated
 
     @field_validator("span")
     @classmethod
@@ -78,19 +108,26 @@ class DatasetConfig(Section):
     @property
     def task(self) -> str:
         """Name of the label's task."""
-        return tasks.name_of(self.positive_class)
+        return self.stated_task or tasks.name_of(self.positive_class)
 
     @property
     def named_span(self) -> Span:
         """The span or spans that the config names; None for `latest`, and so for data without spans."""
         return None if isinstance(self.span, str) else self.span
 
+    @model_serializer(mode="wrap")
+    def _without_inferred_task(self, write: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        """Write a block that states no task as it always was: names and digests are made of it."""
+        key = "task" if info.by_alias else "stated_task"
+        written: dict[str, Any] = write(self)
+        return {name: value for name, value in written.items() if name != key or value is not None}
+
     @model_validator(mode="after")
-    def _public_classes(self) -> DatasetConfig:
+    def _public_label(self) -> DatasetConfig:
         if self.positive_class is None and self.schema_path == "infer":
             raise ValueError(
                 "`positive_class` is missing: name the value of the label that counts as positive; for several classes "
-                "write a schema with the label's domain, which `schema: infer` lacks"
+                "or a number write a schema with the label's domain or range, which `schema: infer` lacks"
             )
         return self
 

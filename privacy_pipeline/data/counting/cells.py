@@ -108,9 +108,7 @@ def _bad_in_row(file: Path, row: Row, header: list[str], checks: dict[str, Check
 
 def _checks(features: FeaturePlan) -> dict[str, Check]:
     checks = {column.name: _check_of(column) for column in features.columns}
-    checks[features.label] = _check_of(
-        Column(name=features.label, kind="categorical", dtype=features.label_dtype, domain=features.label_domain)
-    )
+    checks[features.label] = _check_of(features.label_column)
     if features.unit_key is not None:
         checks[features.unit_key] = _key_check(features.unit_key_dtype == "int")
     return checks

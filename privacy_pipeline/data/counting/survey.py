@@ -63,7 +63,7 @@ def survey(*, source: ResolvedSource, dataset: DatasetConfig, features: FeatureP
     if dataset.format != "csv":
         return None
     columns = {column.name: column for column in features.columns}
-    columns[features.label] = _label(features)
+    columns[features.label] = features.label_column
     key = features.unit_key
     said: dict[str, Kind] = {name: column.dtype for name, column in columns.items()}
     if key is not None and features.unit_key_dtype is not None:
@@ -119,10 +119,6 @@ def _ends(cells: Cells) -> dict[str, tuple[int, float, float]]:
         low, high = encoder.ends_of(different) or (math.inf, -math.inf)
         found[name] = (int(encoder.kinds_of(different).max(initial=0)), low, high)
     return found
-
-
-def _label(features: FeaturePlan) -> Column:
-    return Column(name=features.label, kind="categorical", dtype=features.label_dtype, domain=features.label_domain)
 
 
 def _counted(keys: Mapping[str, UnitKeys]) -> dict[str, SplitCount]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from privacy_pipeline.tasks import registry as tasks
 
@@ -49,7 +49,8 @@ class Column(BaseModel):
 class FeaturePlan(BaseModel):
     """All columns of a dataset, in the order of the schema, JSON-serialisable.
 
-    Without a positive class, each value of the label's domain is a class, in the order of the schema.
+    A label with a range is a number. Else, without a positive class, each value of the label's domain is a class, in
+    the order of the schema.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -62,23 +63,42 @@ class FeaturePlan(BaseModel):
     unit_key: str | None
     unit_key_dtype: Literal["int", "bytes"] | None = None
     silo: str | None = None
+    label_range: tuple[int | float, int | float] | None = None
 
     @property
     def task(self) -> str:
         """Name of the label's task."""
-        return tasks.name_of(self.positive_class)
+        return tasks.name_of(self.positive_class, is_number=self.label_range is not None)
 
     @property
     def classes(self) -> int:
-        """Number of classes: two with a positive class, else the values of the label's domain."""
+        """Number of classes: two with a positive class, else the values of the label's domain; 0 for a number."""
         return len(self.label_domain) if self.positive_class is None else 2
 
     @property
     def answers(self) -> str:
-        """What models of several classes answer, to tell those apart that cannot be compared; empty for two classes."""
+        """What models of several classes, or of a number, answer, to tell those apart that cannot be compared.
+
+        It is empty for two classes.
+        """
         if self.positive_class is not None:
             return ""
-        return hashlib.sha256(json.dumps([self.label, *self.label_domain]).encode()).hexdigest()
+        stated = self.label_domain if self.label_range is None else self.label_range
+        return hashlib.sha256(json.dumps([self.label, *stated]).encode()).hexdigest()
+
+    @property
+    def label_column(self) -> Column:
+        """The label as a column: what its cells may hold."""
+        if self.label_range is None:
+            return Column(name=self.label, kind="categorical", dtype=self.label_dtype, domain=self.label_domain)
+        minimum, maximum = self.label_range
+        return Column(name=self.label, kind="numeric", dtype=self.label_dtype, minimum=minimum, maximum=maximum)
+
+    @model_serializer(mode="wrap")
+    def _without_empty_range(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write a plan of classes as it always was, so that what was made of it is found again."""
+        written: dict[str, Any] = write(self)
+        return {key: value for key, value in written.items() if key != "label_range" or value is not None}
 
     @property
     def unknown(self) -> tuple[str, ...]:

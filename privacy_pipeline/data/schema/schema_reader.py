@@ -23,6 +23,8 @@ MOST_CATEGORIES = 10_000  # a one-hot input as wide as this is a mistake
 
 _OR_WITH_NOISE = "or let a dp_sgd run release it: `preprocessing: {dp: {epsilon: ..., delta: ...}}` in the config"
 
+_NUMBER = "to predict the number, write `task: regression` in the config's dataset"
+
 Dtype = Literal["int", "float", "bytes"]
 
 
@@ -31,6 +33,7 @@ def read_feature_plan(
     schema_path: Path,
     label: str,
     positive_class: str | int | None,
+    is_number: bool = False,
     unit_key: str | None = None,
     silo: str | None = None,
     may_be_unknown: bool = False,
@@ -39,8 +42,9 @@ def read_feature_plan(
 
     Args:
         schema_path: TFDV schema in text format.
-        label: label column; must be in the schema, with a domain.
+        label: label column; must be in the schema, with a domain, or a range if it is a number.
         positive_class: value of the label that counts as positive; None where each value is a class.
+        is_number: whether the label is a number to be predicted, and not a class.
         unit_key: column that names the privacy unit; never an input of the model.
         silo: column that names a row's silo; an input of the model too, unless the schema has the tag `ignore`.
         may_be_unknown: whether columns may have neither domain nor range, because DP statistics will find them.
@@ -49,7 +53,12 @@ def read_feature_plan(
         BadInputError: the schema cannot be read, or lacks a domain, a range, the label or the key.
     """
     reader = _Reader(schema_path)
-    label_dtype, label_domain = reader.label(label)
+    if is_number:
+        label_dtype, label_range = reader.number(label)
+        label_domain: tuple[str, ...] = ()
+    else:
+        label_range = None
+        label_dtype, label_domain = reader.label(label)
     if positive_class is not None and str(positive_class) not in label_domain:
         raise reader.wrong(
             label, f"'{positive_class}' (dataset.positive_class) is not in the domain: {', '.join(label_domain)}"
@@ -73,6 +82,7 @@ def read_feature_plan(
         unit_key=unit_key,
         unit_key_dtype=key_dtype,
         silo=silo,
+        label_range=label_range,
     )
 
 
@@ -175,12 +185,26 @@ class _Reader:
         feature = self._feature(name, "dataset.label")
         dtype = self._dtype(feature)
         if dtype == "float":
-            raise self.wrong(name, "a label cannot be FLOAT", fix="write the label as INT or BYTES")
+            raise self.wrong(
+                name,
+                "the label of classes cannot be FLOAT",
+                fix=f"{_NUMBER}; for classes, write the label as INT or BYTES",
+            )
         self._one_value(feature)
-        domain = self._int_values(feature) if dtype == "int" else self._strings(feature)
+        domain = self._int_values(feature, few=_NUMBER) if dtype == "int" else self._strings(feature)
         if len(domain) < 2:
             raise self.wrong(name, "the label's domain needs at least two values")
         return dtype, domain
+
+    def number(self, name: str) -> tuple[Dtype, tuple[int | float, int | float]]:
+        feature = self._feature(name, "dataset.label")
+        dtype = self._dtype(feature)
+        if dtype == "bytes":
+            raise self.wrong(
+                name, "the label of a regression cannot be BYTES", fix="write it as INT or FLOAT, or drop dataset.task"
+            )
+        self._one_value(feature)
+        return dtype, self._range(feature, otherwise="")
 
     def key_dtype(self, name: str, *, role: str = "dataset.privacy_unit.key") -> Literal["int", "bytes"]:
         dtype = self._dtype(self._feature(name, role))
@@ -257,20 +281,24 @@ class _Reader:
             raise self.wrong(feature.name, f"'{twice}' is twice in the domain", fix="keep one of the two")
         return values
 
-    def _int_values(self, feature: schema_pb2.Feature) -> tuple[str, ...]:
+    def _int_values(self, feature: schema_pb2.Feature, few: str = "drop is_categorical") -> tuple[str, ...]:
         low, high = (int(bound) for bound in self._range(feature))
         if high - low >= MOST_CATEGORIES:
-            raise self.wrong(feature.name, f"{high - low + 1} categories are too many", fix="drop is_categorical")
+            raise self.wrong(feature.name, f"{high - low + 1} categories are too many", fix=few)
         return tuple(str(value) for value in range(low, high + 1))
 
-    def _range(self, feature: schema_pb2.Feature) -> tuple[int | float, int | float]:
+    def _range(
+        self,
+        feature: schema_pb2.Feature,
+        otherwise: str = f', or annotation {{ tag: "{IGNORE_TAG}" }}, {_OR_WITH_NOISE}',
+    ) -> tuple[int | float, int | float]:
         which = "int_domain" if self._dtype(feature) == "int" else "float_domain"
         domain = feature.int_domain if which == "int_domain" else feature.float_domain
         if not (feature.HasField(which) and domain.HasField("min") and domain.HasField("max")):
             raise self.wrong(
                 feature.name,
                 "a numeric feature needs a public range",
-                fix=f'add {which} {{ min: ... max: ... }}, or annotation {{ tag: "{IGNORE_TAG}" }}, {_OR_WITH_NOISE}',
+                fix=f"add {which} {{ min: ... max: ... }}{otherwise}",
             )
         if not domain.min < domain.max:
             raise self.wrong(feature.name, f"min {domain.min:g} is not below max {domain.max:g}")

@@ -14,6 +14,7 @@ from privacy_pipeline.data.starting.profile import MOST_VALUES, ColumnProfile, C
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.files.atomic import write_atomically
 from privacy_pipeline.files.literal_paths import require_utf8
+from privacy_pipeline.tasks import registry as tasks
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 
@@ -57,6 +58,7 @@ evaluation:
 
 _TWO = "positive_class: {}  # the rarer of the two values"
 _SEVERAL = "# Without `positive_class` each value of the label is a class (task multiclass)."
+_NUMBER = "task: {}  # the label is a number to be predicted, within the range that the schema gives"
 
 _SCHEMA_HEAD = """\
 # Schema of {file}, TensorFlow Data Validation text format.
@@ -80,13 +82,36 @@ class Started(NamedTuple):
     notes: tuple[str, ...]
 
 
+class _Label(NamedTuple):
+    """What the label is predicted as: a number, one of two classes or one of several."""
+
+    is_number: bool
+    positive: str | int | None = None
+
+    @property
+    def line(self) -> str:
+        """Its line in the config."""
+        if self.is_number:
+            return _NUMBER.format(tasks.name_of(None, is_number=True))
+        if self.positive is None:
+            return _SEVERAL
+        return _TWO.format(self.positive if isinstance(self.positive, int) else _quoted(self.positive))
+
+    @property
+    def threshold(self) -> str:
+        """A threshold that a model which learnt something meets."""
+        if self.is_number:
+            return "r2: {min: 0.05}"
+        return "accuracy: {min: 0.5}" if self.positive is None else "auc: {min: 0.6}"
+
+
 def write_starter(*, csv: Path, folder: Path, label: str, name: str | None = None, force: bool = False) -> Started:
     """Write a commented config and a schema to review.
 
     Args:
         csv: the user's CSV file, with a header.
         folder: gets `NAME.yaml` and `schemas/NAME.pbtxt`.
-        label: label column; must hold exactly two values.
+        label: label column. Text, and whole numbers of a few values, are classes; other numbers are predicted as such.
         name: name of pipeline and dataset; from the file's name if None.
         force: replace files that exist.
 
@@ -103,7 +128,7 @@ def write_starter(*, csv: Path, folder: Path, label: str, name: str | None = Non
         if path.exists() and not force:
             raise BadInputError(f"{path}: exists already", fix="choose another name, or add --force to replace it")
     profile = profile_csv(csv_path=csv)
-    positive = _positive_class(csv, profile, label)
+    found = _found_label(csv, profile, label)
     text = _CONFIG.format(
         file=_in_a_comment(csv.name),
         name=name,
@@ -111,13 +136,11 @@ def write_starter(*, csv: Path, folder: Path, label: str, name: str | None = Non
         pattern=_quoted(_as_pattern(csv)),
         schema=_quoted(str(schema_path)),
         label=_quoted(label),
-        task=_SEVERAL
-        if positive is None
-        else _TWO.format(positive if isinstance(positive, int) else _quoted(positive)),
-        threshold="accuracy: {min: 0.5}" if positive is None else "auc: {min: 0.6}",
+        task=found.line,
+        threshold=found.threshold,
         delta=f"1e-{len(str(profile.rows))}",
     )
-    write_atomically(path=schema_path, text=_schema(csv, profile, label))
+    write_atomically(path=schema_path, text=_schema(csv, profile, label, is_number=found.is_number))
     write_atomically(path=config_path, text=text)
     return Started(config=config_path, schema=schema_path, notes=_notes(profile))
 
@@ -149,38 +172,39 @@ def _as_pattern(csv: Path) -> str:
     return glob.escape(csv.name)
 
 
-def _positive_class(csv: Path, profile: CsvProfile, label: str) -> str | int | None:
-    """Return the rarer of two values of the label; None where it has more, each of which is a class then."""
+def _found_label(csv: Path, profile: CsvProfile, label: str) -> _Label:
+    """Return what the label is predicted as; of two values the rarer one is the positive class."""
     column = next((column for column in profile.columns if column.name == label), None)
     if column is None:
         names = ", ".join(column.name for column in profile.columns)
         raise BadInputError(f"{csv}: there is no label column '{label}'", fix=f"the header has: {names}")
     if column.missing:
         raise BadInputError(f"{csv}: {column.missing} rows have no label '{label}'", fix="remove these rows")
+    if column.kind in ("int", "float") and column.low < column.high and (column.kind == "float" or column.many_values):
+        why = coarse(column.low, column.high) if column.kind == "float" else None
+        if why is not None:
+            raise BadInputError(f"{csv}: label '{label}': {why}", fix=TOO_COARSE)
+        return _Label(is_number=True)
     if len(column.values) < 2 or column.many_values:
         count = f"more than {MOST_VALUES}" if column.many_values else str(len(column.values))
         raise BadInputError(
             f"{csv}: label '{label}' has {count} distinct values; a label needs from two to {MOST_VALUES}",
             fix="choose or make a column with a value for each class",
         )
-    if column.kind == "float":
-        raise BadInputError(
-            f"{csv}: label '{label}' is floating point", fix="write the label as whole numbers or as text"
-        )
     if len(column.values) > 2:
-        return None
+        return _Label(is_number=False)
     rarer = min(column.values, key=lambda value: (column.values[value], value))
-    return int(rarer) if column.kind == "int" else rarer
+    return _Label(is_number=False, positive=int(rarer) if column.kind == "int" else rarer)
 
 
-def _schema(csv: Path, profile: CsvProfile, label: str) -> str:
-    features = [_feature(column, is_label=column.name == label) for column in profile.columns]
+def _schema(csv: Path, profile: CsvProfile, label: str, *, is_number: bool) -> str:
+    features = [_feature(column, has_classes=column.name == label and not is_number) for column in profile.columns]
     return _SCHEMA_HEAD.format(file=_in_a_comment(csv.name)) + "".join(features)
 
 
-def _feature(column: ColumnProfile, *, is_label: bool) -> str:
+def _feature(column: ColumnProfile, *, has_classes: bool) -> str:
     kind = {"empty": "BYTES", "int": "INT", "float": "FLOAT", "bytes": "BYTES"}[column.kind]
-    body, ignored = _domain(column, is_label=is_label)
+    body, ignored = _domain(column, has_classes=has_classes)
     tags = ["unreviewed", "ignore"] if ignored else ["unreviewed"]
     always = "  presence { min_fraction: 1 min_count: 1 }\n  shape { dim { size: 1 } }\n"  # a shape demands a value
     presence = "" if column.missing else always
@@ -190,7 +214,7 @@ def _feature(column: ColumnProfile, *, is_label: bool) -> str:
     )
 
 
-def _domain(column: ColumnProfile, *, is_label: bool) -> tuple[str, bool]:
+def _domain(column: ColumnProfile, *, has_classes: bool) -> tuple[str, bool]:
     """Return the domain or range as text, and whether the column is to be left out of the model."""
     if column.kind == "empty":
         return "  # No row has a value.\n", True
@@ -211,7 +235,7 @@ def _domain(column: ColumnProfile, *, is_label: bool) -> tuple[str, bool]:
         return f"  # Left out: {why}.\n  # To use it, {TOO_COARSE}.\n", True
     if column.kind == "int":
         low, high = int(column.low), int(column.high)
-        categorical = " is_categorical: true" if is_label else ""
+        categorical = " is_categorical: true" if has_classes else ""
         return f"  int_domain {{ min: {low} max: {high}{categorical} }}  # {note}\n", False
     return f"  float_domain {{ min: {column.low!r} max: {column.high!r} }}  # {note}\n", False
 

@@ -131,6 +131,6 @@ def _evaluation(
         examples=examples.outputs["examples"],
         model=trainer.outputs["model"],
         baseline_model=baseline.outputs["model"],
-        eval_config=eval_config(config.evaluation, task=tasks.of(config.dataset)),
+        eval_config=eval_config(config.evaluation, task=tasks.of(config.dataset), label=spec.features),
     )
     return [baseline, evaluator], evaluator.outputs["evaluation"], evaluator.outputs["blessing"]

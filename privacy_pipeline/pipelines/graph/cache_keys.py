@@ -15,6 +15,7 @@ from privacy_pipeline.config.models.storage import BeamSection, SqliteMetadata
 from privacy_pipeline.encrypted.sandbox import environment
 from privacy_pipeline.processes.installed import distributions, environment_hash, hash_of_framework
 from privacy_pipeline.spans import Span
+from privacy_pipeline.tasks import registry as tasks
 
 
 def canonical(config: PipelineConfig) -> str:
@@ -36,7 +37,7 @@ def training_view(config: PipelineConfig, *, span: Span) -> PipelineConfig:
     return config.model_copy(
         update={
             "dataset": dataset,
-            "evaluation": EvaluationSection(thresholds={"accuracy": Threshold(min=0.0)}),
+            "evaluation": _no_evaluation(dataset),
             "policy": PolicySection(),
             "push": PushSection(),
             "metadata": SqliteMetadata(),
@@ -45,6 +46,12 @@ def training_view(config: PipelineConfig, *, span: Span) -> PipelineConfig:
             "cache": True,
         }
     )
+
+
+def _no_evaluation(dataset: DatasetConfig) -> EvaluationSection:
+    metric = tasks.of(dataset).metrics[0]
+    bound = Threshold(min=0.0) if metric.larger_is_better else Threshold(max=0.0)
+    return EvaluationSection(thresholds={metric.name: bound})
 
 
 def evaluation_view(config: PipelineConfig, *, span: Span) -> PipelineConfig:

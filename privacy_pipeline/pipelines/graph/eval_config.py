@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import tensorflow_model_analysis as tfma
 
 from privacy_pipeline.config.models.evaluation import EvaluationSection, Threshold
 from privacy_pipeline.data.schema.features import LABEL_FEATURE
-from privacy_pipeline.tasks.task import Task
+from privacy_pipeline.tasks.task import Label, Task
 
 
-def eval_config(section: EvaluationSection, *, task: Task) -> tfma.EvalConfig:
+def eval_config(section: EvaluationSection, *, task: Task, label: Label | None = None) -> tfma.EvalConfig:
     """Return an EvalConfig with all metrics of a task on every slice, and the thresholds on the overall slice.
 
     TFMA reads raw examples: the model's `serving_default` predicts, and its `transform_features` gives the label.
+
+    Args:
+        section: of the config.
+        task: of the label.
+        label: public facts of the label; None where nothing public is known.
     """
     return tfma.EvalConfig(
         model_specs=[
@@ -26,16 +32,18 @@ def eval_config(section: EvaluationSection, *, task: Task) -> tfma.EvalConfig:
             )
         ],
         slicing_specs=[tfma.SlicingSpec()] + [tfma.SlicingSpec(feature_keys=keys) for keys in section.slices],
-        metrics_specs=[tfma.MetricsSpec(metrics=_metrics(section, task))],
+        metrics_specs=[tfma.MetricsSpec(metrics=_metrics(section, task, label))],
     )
 
 
-def _metrics(section: EvaluationSection, task: Task) -> list[tfma.MetricConfig]:
+def _metrics(section: EvaluationSection, task: Task, label: Label | None) -> list[tfma.MetricConfig]:
+    settings = task.metric_settings(label)
     bounds: dict[str, Threshold] = {str(name): bound for name, bound in section.thresholds.items()}
     configured = [
         tfma.MetricConfig(
             class_name=metric.tfma_class,
             module=metric.tfma_module,
+            config=json.dumps(settings) if settings else "",
             per_slice_thresholds=_thresholds(bounds[metric.name]) if metric.name in bounds else [],
         )
         for metric in task.metrics

@@ -28,6 +28,7 @@ from privacy_pipeline.pipelines.preflight.checked import Checked
 from privacy_pipeline.pipelines.preflight.forecast import fitting
 from privacy_pipeline.reports.record.tuning_record import one_trial
 from privacy_pipeline.spans import Span, span_words
+from privacy_pipeline.tasks import registry as tasks
 from privacy_pipeline.text.typed import typed
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ def read_features(config: PipelineConfig) -> FeaturePlan | None:
         schema_path=dataset.schema_path,
         label=dataset.label,
         positive_class=dataset.positive_class,
+        is_number=tasks.of(dataset).is_number,
         unit_key=unit.key if isinstance(unit, KeyedUnit) else None,
         silo=config.training.silo_column,
         may_be_unknown=config.preprocessing.dp is not None,

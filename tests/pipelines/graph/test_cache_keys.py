@@ -300,11 +300,24 @@ def training_views(config_file: Path, case: tuple[tuple[str, ...], str]) -> tupl
 
 
 def test_every_key_of_the_config_is_on_one_side() -> None:
-    known = set(SHAPES_THE_MODEL) | set(CANNOT_SHAPE_THE_MODEL)
+    known = set(SHAPES_THE_MODEL) | set(CANNOT_SHAPE_THE_MODEL) | {"dataset.task"}  # which has a test of its own
     assert not set(SHAPES_THE_MODEL) & set(CANNOT_SHAPE_THE_MODEL)
     new = set(keys_of(PipelineConfig)) - known
     assert not new, f"decide whether these can change a trained model, and add them to a table above: {sorted(new)}"
     assert known == set(keys_of(PipelineConfig))
+
+
+def test_the_task_shapes_the_model(config_file: Path) -> None:
+    """It changes with its thresholds, which cannot."""
+    views = []
+    for task, metric in (("multiclass", "accuracy"), ("regression", "r2")):
+        asked = [
+            "dataset.positive_class=null",
+            f"dataset.task={task}",
+            f"evaluation.thresholds={{{metric}: {{min: 0.1}}}}",
+        ]
+        views.append(cache_keys.training_view(load_config(config_file, overrides=asked), span=None))
+    assert views[0].model_copy(update={"evaluation": None}) != views[1].model_copy(update={"evaluation": None})
 
 
 @pytest.mark.parametrize("key", SHAPES_THE_MODEL)
