@@ -62,8 +62,8 @@ class Task:
 
     def __init__(self, data: Data, make: Callable[[bool], Any], loss: Any, *, epochs: int, batch: int) -> None:
         self.data = data
-        self._make = make
-        self._loss = loss
+        self.make = make
+        self.loss = loss
         self._plain = {"epochs": epochs, "batch_size": batch}
 
     def accuracy(self, model: Any) -> float:
@@ -72,20 +72,24 @@ class Task:
         guess = logits[:, 0] > 0 if logits.shape[1] == 1 else logits.argmax(axis=1)
         return float(np.mean(guess == self.data.test_y))
 
+    def trained(self, seed: int) -> Any:
+        """Return a model trained without privacy."""
+        tf.keras.utils.set_random_seed(seed)
+        model = self.make(False)
+        model.compile(tf.keras.optimizers.Adam(1e-3), self.loss)
+        model.fit(self.data.x, self.data.y, verbose=0, **self._plain)
+        return model
+
     def plain(self, seed: int) -> float:
         """Return the accuracy without privacy."""
-        tf.keras.utils.set_random_seed(seed)
-        model = self._make(False)
-        model.compile(tf.keras.optimizers.Adam(1e-3), self._loss)
-        model.fit(self.data.x, self.data.y, verbose=0, **self._plain)
-        return self.accuracy(model)
+        return self.accuracy(self.trained(seed))
 
     def private(self, seed: int, plan: PrivacyPlan) -> float:
         """Return the accuracy under a plan."""
         tf.keras.utils.set_random_seed(seed)
-        model = self._make(True)
+        model = self.make(True)
         optimizer = tf.keras.optimizers.Adam(DP_DEFAULTS.learning_rate)
-        make_private(model, plan, optimizer=optimizer, loss=self._loss, seed=seed).fit(self.data.x, self.data.y)
+        make_private(model, plan, optimizer=optimizer, loss=self.loss, seed=seed).fit(self.data.x, self.data.y)
         return self.accuracy(model)
 
     def plan(self, epsilon: float) -> PrivacyPlan:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from privacy_pipeline.ledger.charging.grants import Grant, ResumeToken
 
 ROOT = ".attempts"
-_LOCK, _RESUME_TOKEN, _ENGINE = "lock", "ticket.json", "engine"
+_LOCK, _RESUME_TOKEN, _ENGINE = "lock", "ticket.json", "engine"  # as killed attempts of earlier versions have them
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,24 @@ def test_a_folder_of_modules_shadows_nothing_that_is_not_named(folder: Path) -> 
     assert not Path(str(found.__file__)).is_relative_to(folder)  # type: ignore[attr-defined]
 
 
+def test_what_no_source_names_cannot_be_imported_from_the_folder(folder: Path) -> None:
+    """Neither by name, as an installed package imports what it can do without, nor where a module has no source."""
+    (folder / "optional_text.py").write_text("raise AssertionError('it ran')\n")
+    (folder / "bare.py").write_text("x = 1\n")
+    py_compile.compile(str(folder / "bare.py"), cfile=str(folder / "bare.pyc"))
+    (folder / "bare.py").unlink()
+    (folder / "spaces" / "inner").mkdir(parents=True)
+    (folder / "spaces" / "inner" / "shapes.py").write_text("def build_model(context): return 'of a folder'\n")
+    (folder / "names_them.py").write_text("from spaces.inner.shapes import build_model\n")
+    assert user_code.resolve("names_them").build_model(None) == "of a folder"  # type: ignore[arg-type]
+    for name in ("optional_text", "bare"):
+        with pytest.raises(ModuleNotFoundError):
+            __import__(name)
+    (folder / "needs_bare.py").write_text("import bare\ndef build_model(context): return bare.x\n")
+    with pytest.raises(BadInputError, match="bare"):
+        user_code.resolve("needs_bare")
+
+
 def test_what_was_hashed_is_what_is_imported(folder: Path) -> None:
     """Module and helper are swapped after the hash, and a stale .pyc lies beside them."""
     sources = {

@@ -89,7 +89,7 @@ def test_a_schema_may_be_inferred_for_a_plain_run(started: Background) -> None:
 @pytest.mark.slow
 def test_a_single_csv_runs_after_init_split_by_hash(started: Background) -> None:
     project, made, ended = started["own_csv"].result()
-    assert made == {"config": "configs/people.yaml", "schema": "configs/schemas/people.pbtxt"}
+    assert made == {"config": "configs/people.yaml", "schema": "configs/schemas/people.pbtxt", "notes": []}
     assert ended.code == 0, ended.text
     (run,) = project.runs()
     detail = project.run_json(run["run_id"])["nodes"]["ExampleGen"]["detail"]

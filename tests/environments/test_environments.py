@@ -139,6 +139,9 @@ def test_encrypted_inference_takes_the_environment_that_setup_made(
     monkeypatch.delenv(environment.VARIABLE, raising=False)
     monkeypatch.setattr(environment, "ROOT", tmp_path / "nowhere")
     monkeypatch.chdir(tmp_path)
+    planted = tmp_path / ".venv-encrypted" / "bin" / "python"  # the working folder runs no code
+    planted.parent.mkdir(parents=True)
+    planted.touch()
     with pytest.raises(BadInputError, match="not set up") as caught:
         environment.interpreter()
     assert caught.value.fix == "privacy-pipeline setup encrypted"

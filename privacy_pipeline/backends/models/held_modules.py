@@ -17,7 +17,7 @@ from privacy_pipeline.backends.models.code_hash import Source, sources_of
 def import_held(dotted: str, *, root: Path) -> ModuleType:
     """Return a module; it and the modules that it imports are those of `sources_of`.
 
-    The folders that they lie in are looked in last, for what no source names: they shadow nothing that is installed.
+    Nothing else that lies in their folders can be imported, neither by them nor by an installed package that tries to.
 
     Args:
         dotted: module name as the config gives it.
@@ -30,10 +30,6 @@ def import_held(dotted: str, *, root: Path) -> ModuleType:
     sources = sources_of(dotted, root=root)
     sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _Finder)]
     sys.meta_path.insert(0, _Finder(sources))
-    for folder in dict.fromkeys([root, *(source.folder for source in sources.values())]):
-        if str(folder) not in sys.path:
-            sys.path.append(str(folder))
-    importlib.invalidate_caches()  # the module may be younger than this process
     return importlib.import_module(dotted)
 
 
@@ -49,12 +45,21 @@ class _Finder(MetaPathFinder):
         """Return where a module of the sources comes from; None for any other."""
         source = self._sources.get(fullname)
         if source is None:
-            return None
+            return self._namespace(fullname)
         folders = [str(source.path.parent)] if source.path.name == "__init__.py" else None
         loader = _Loader(fullname, source)
         return importlib.util.spec_from_file_location(
             fullname, source.path, loader=loader, submodule_search_locations=folders
         )
+
+    def _namespace(self, fullname: str) -> ModuleSpec | None:
+        """Return a package that has no file of its own, and a source below it."""
+        below = [source for name, source in self._sources.items() if name.startswith(f"{fullname}.")]
+        if not below:
+            return None
+        spec = ModuleSpec(fullname, None, is_package=True)
+        spec.submodule_search_locations = [str(below[0].folder.joinpath(*fullname.split(".")))]
+        return spec
 
 
 class _Loader(SourceFileLoader):

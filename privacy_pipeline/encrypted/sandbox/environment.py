@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[3]
 def interpreter() -> Path:
     """Return the Python that has TF-Encrypted.
 
-    It is $PRIVACY_PIPELINE_ENCRYPTED_PYTHON, `.venv-encrypted` of the project, or what `setup encrypted` made.
+    It is $PRIVACY_PIPELINE_ENCRYPTED_PYTHON, `.venv-encrypted` of this checkout, or what `setup encrypted` made.
 
     Raises:
         BadInputError: there is none.
@@ -36,10 +36,9 @@ def interpreter() -> Path:
 
 def found() -> Path | None:
     """Return the interpreter that is used where no variable names one; None where there is none."""
-    for folder in (ROOT, Path.cwd()):  # `check` names the one that is found
-        own = folder / ".venv-encrypted" / "bin" / "python"
-        if own.exists():
-            return own
+    own = ROOT / ".venv-encrypted" / "bin" / "python"
+    if place.is_checkout() and own.exists():  # never in the working folder, which runs no code
+        return own
     return place.python("encrypted")
 
 

@@ -24,7 +24,7 @@ from privacy_pipeline.encrypted.transport.pace import Pace, Speed
 from privacy_pipeline.encrypted.transport.sockets import Connect, connected
 from privacy_pipeline.errors import PipelineError
 
-TENSORFLOW, SHARES = "tf", "desk"  # protocol names
+TENSORFLOW, SHARES = "tf", "desk"  # names on the wire, which parties of earlier versions send
 _HANDSHAKE_SECONDS = 10.0
 _DEAD_SECONDS = 20  # until a host that vanished counts as gone
 _ACCEPTED = b"accepted\n"

@@ -63,6 +63,8 @@ def follow(*, store: Path, root: Path) -> int:
     root = literal(root)  # as the libraries get it
     try:
         with contextlib.closing(sqlite3.connect(store, timeout=60.0)) as connection, connection:
+            if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'Artifact'").fetchone() is None:
+                return 0  # another run makes the store at this moment
             moved = [(new, number) for number, new in _moved(connection, root)]
             connection.executemany("UPDATE Artifact SET uri = ? WHERE id = ?", moved)
     except sqlite3.Error as error:

@@ -133,3 +133,12 @@ def test_no_store_and_a_damaged_one(tmp_path: Path) -> None:
     store.write_bytes(b"this is no database, of more than a page of its header" * 20)
     with pytest.raises(BadInputError, match=r"metadata.db: its paths cannot be updated"):
         moved.follow(store=store, root=tmp_path)
+
+
+def test_a_store_whose_tables_another_run_is_about_to_make_is_left_to_it(tmp_path: Path) -> None:
+    store = tmp_path / "metadata.db"
+    store.touch()
+    assert moved.follow(store=store, root=tmp_path) == 0
+    with sqlite3.connect(store) as connection:
+        connection.execute("CREATE TABLE Type (id INTEGER)")
+    assert moved.follow(store=store, root=tmp_path) == 0
