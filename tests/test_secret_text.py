@@ -36,6 +36,11 @@ URLS = [
     f"postgresql://u%3A{CANARY}@h/db",
     f"postgresql%3A//u:{CANARY}@h/db",
     f"postgresql:/u:{CANARY}@h/db",
+    f"postgresql:u:{CANARY}@h/db",
+    f"postgresql:///u:{CANARY}@h/db",
+    f"postgresql+psycopg:////u:{CANARY}@h/db",
+    f"postgresql://u\uff1a{CANARY}@h/db",
+    f"postgresql://u@h/db?passcode={CANARY}",
     f"mysql://u:{CANARY}@h/db",
     f"sqlite://u:{CANARY}@h/x.db",
 ]
@@ -152,6 +157,8 @@ def test_messages_mask_what_looks_like_a_password_and_what_the_environment_holds
     [
         f"postgresql://u:12/{CANARY}@h/db",
         f"no driver for mysql+pymysql://u:0/{CANARY}@h/db",
+        f"ledger postgresql+psycopg:///u:{CANARY}@h/db: connection is bad",
+        f"dataset postgresql:u:{CANARY}@127.0.0.1/db is not registered",
         f"postgresql%3A%2F%2Fu%3A{CANARY}%40h",
         f"url=postgresql%253A%252F%252Fu%253A{CANARY}%2540h",
         f"x password%3D{CANARY} y",

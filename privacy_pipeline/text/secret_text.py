@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 from urllib.parse import quote, unquote, unquote_plus
@@ -23,7 +24,7 @@ HOW = (
 _SHORTEST = 4  # characters of a password that is masked wherever it stands; a shorter one may be part of any word
 # Bounded, so that a long word takes no quadratic time.
 _NAME = (
-    r"(?:\w{0,64}pass(?:word|wd|phrase)|pwd|\w{0,64}secret_?(?:access_?)?key"
+    r"(?:\w{0,64}pass(?:word|wd|phrase|code)|pwd|\w{0,64}secret_?(?:access_?)?key"
     r"|\w{0,64}client_secret|\w{0,64}session_?token|\w{0,64}api_?key)"
 )
 _NAMED = re.compile(rf"(?<![a-z]){_NAME}['\"]?\s*=\s*[^\s&;,#]", re.IGNORECASE)
@@ -32,11 +33,14 @@ _KEY = re.compile(rf"{_NAME}|secret|token|credentials?", re.IGNORECASE)
 # but in the URL of a database.
 _USER = re.compile(r":(?:\\?/){2}[^\s/@:?#\"'<>\[]*:(?!\d*(?:/|$))")
 _USER_OF_DATABASE = re.compile(
-    r"\b(?:postgres|mysql|mariadb)[a-z+\d]{0,32}:(?:\\?/){1,2}[^\s/@:?#\"'<>\[]*:", re.IGNORECASE
+    r"\b(?:postgres|mysql|mariadb)[a-z+\d]{0,32}:(?:\\?/){0,8}[^\s/@:?#\"'<>\[]*:", re.IGNORECASE
 )
 _IN_URL = re.compile(r"://[^\s/@:?#\[]*:(?!\d*(?:/|$))")
-_DATABASE = re.compile(r"\s*(?:postgres|mysql|mariadb)\w*(?:\+\w+)?:/", re.IGNORECASE)
-_IN_AUTHORITY = re.compile(r"\s*[^:/?@]+:/{0,2}(?!/)[^?@]*:[^?]+@")
+_DATABASE = re.compile(r"\s*(?:postgres|mysql|mariadb)\w*(?:\+\w+)?:", re.IGNORECASE)
+# However many slashes there are; but what follows `sqlite:///` is the path of a file.
+_IN_AUTHORITY = re.compile(
+    r"\s*(?:(?!\s|sqlite)[^:/?@]+:/{0,8}|sqlite[^:/?@]*:/{0,2}(?!/))[^?@]*:[^?]+@", re.IGNORECASE
+)
 _MASKED = (
     (re.compile(rf"((?<![a-z]){_NAME}['\"]?\s*=\s*)(?:'[^']*'|\"[^\"]*\"|[^\s&;,#'\"]+)", re.IGNORECASE), rf"\1{MASK}"),
     (re.compile(rf"(\"{_NAME}\"\s*:\s*)\"(?:[^\"\\]|\\.)*\"", re.IGNORECASE), rf'\1"{MASK}"'),
@@ -65,7 +69,8 @@ def found_in(text: str) -> bool:
 
 def found_in_url(url: str) -> bool:
     """Return whether what is given for the URL of a database holds a password, whether it is a URL at all or not."""
-    return found_in(url) or any(map(_has_authority, (url, _decoded(url))))
+    plain = unicodedata.normalize("NFKC", url)  # a colon of another width is one for a reader
+    return found_in(plain) or any(map(_has_authority, (plain, _decoded(plain))))
 
 
 def is_name(key: str) -> bool:

@@ -22,6 +22,7 @@ from privacy_pipeline.reports.record.summary import RunSummary
 # Files of a run's folder that stay. Everything else in it goes, also files that a later version keeps there.
 _KEPT = (STATE_FILE, SPEC_FILE, SUMMARY_FILE, readings.AUDITS, run_report.FOLDER, "lock")
 _OVERALL = "overall"
+_REMOVED = "(removed when the run was pruned)"
 _READING = (".reading", "federated/.reading")  # copies of data while they are read; each has a lock
 _STALE_SECONDS = 3600.0  # a folder without a state that is older is left from a killed start
 
@@ -80,7 +81,7 @@ def scrub(folder: RunFolder, state: RunState, spec: RunSpec) -> None:
     """Remove from a run's own files what may be values of rows.
 
     These are messages and details of nodes; metrics by slice, whose names are values; and the columns' public ranges
-    and domains, which `init` reads off the data when it writes a schema.
+    and domains and the positive class, which `init` reads off the data.
 
     Args:
         folder: the run.
@@ -90,12 +91,16 @@ def scrub(folder: RunFolder, state: RunState, spec: RunSpec) -> None:
     for node in state.nodes.values():
         node.detail = ""
     if state.failure is not None:
-        state.failure.message, state.failure.fix = "(removed when the run was pruned)", ""
+        state.failure.message, state.failure.fix = _REMOVED, ""
     summary = folder.read_summary()
     if summary is not None:
         folder.write_summary(_without_values(summary))
     original = folder.read_spec()  # with the workspace as it was named
-    folder.write_spec(original.model_copy(update={"features": None}))
+    dataset = original.config.dataset
+    if dataset.positive_class is not None:
+        dataset = dataset.model_copy(update={"positive_class": _REMOVED})
+    config = original.config.model_copy(update={"dataset": dataset})
+    folder.write_spec(original.model_copy(update={"features": None, "config": config}))
 
 
 def _without_values(summary: RunSummary) -> RunSummary:

@@ -102,18 +102,29 @@ def copy_run_metrics(connection: Any, *, run_id: str, properties: dict[str, str 
         connection: an `ml_metadata` ConnectionConfig.
         run_id: the new run.
         properties: its RunMetrics properties.
+
+    Raises:
+        BadInputError: the store holds no run, so that it is not the one of the earlier run.
     """
+    from ml_metadata import errors
     from ml_metadata.proto import metadata_store_pb2 as mlmd
 
     store = store_of(connection)
+    try:
+        kind, runs = store.get_artifact_type("RunMetrics").id, store.get_context_type("pipeline_run").id
+    except errors.NotFoundError:
+        raise BadInputError(
+            "metadata: the store has lost what the earlier runs of this workspace recorded",
+            fix="put the database back, or run again with --no-cache",
+        ) from None
     execution = mlmd.Execution(
         type_id=store.put_execution_type(mlmd.ExecutionType(name="RunMetricsCopy")),
         last_known_state=mlmd.Execution.CACHED,
     )
-    artifact = mlmd.Artifact(type_id=store.get_artifact_type("RunMetrics").id, state=mlmd.Artifact.LIVE)
+    artifact = mlmd.Artifact(type_id=kind, state=mlmd.Artifact.LIVE)
     for name, value in properties.items():
         _set(artifact.properties[name], value)
-    context = mlmd.Context(type_id=store.get_context_type("pipeline_run").id, name=run_id)
+    context = mlmd.Context(type_id=runs, name=run_id)
     event = mlmd.Event(type=mlmd.Event.OUTPUT)
     store.put_execution(execution, [(artifact, event)], [context])
 

@@ -69,7 +69,9 @@ class Filled:
         folder = RunFolder(self.workspace.runs / run_id)
         folder.path.mkdir()
         config = changes.pop("config", self.config)
-        folder.write_spec(make_spec(config, run_dir=folder.path, run_id=run_id))
+        dataset = config.dataset.model_copy(update={"positive_class": TEXT})  # as `init` reads it off the data
+        spec = make_spec(config, run_dir=folder.path, run_id=run_id)
+        folder.write_spec(spec.model_copy(update={"config": config.model_copy(update={"dataset": dataset})}))
         node = NodeState(status="cached" if served_by else "done", detail=f"saw {TEXT}")
         failure = Failure(node="Trainer", message=f"bad cell {TEXT}, {NUMBER}", fix=TEXT, exit_code=1)
         nodes = dict.fromkeys(("ExampleGen", "Trainer"), node)
@@ -175,7 +177,8 @@ def filled(tmp_path: Path) -> Filled:
 def test_a_planted_row_is_found_nowhere_after_it(filled: Filled) -> None:
     folder = filled.run("run-1")
     before = filled.planted()
-    for place in ("metadata.db", "log.txt", "rows.gz", "state.npz", "vocabulary", "run.json", "summary.json", "pushed"):
+    places = ("metadata.db", "log.txt", "rows.gz", "state.npz", "vocabulary", "run.json", "summary.json", "pushed")
+    for place in (*places, "spec.json"):
         assert any(place in found for found in before), place
     told = pruning.plan(filled.workspace.root, Criteria(dataset="things"))
     assert filled.planted() == before  # nothing was removed

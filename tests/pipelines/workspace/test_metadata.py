@@ -133,3 +133,11 @@ def test_a_report_is_published_under_the_context_of_its_run(connection: Any) -> 
     assert (report.uri, report.properties["dataset"].string_value) == ("/somewhere/report", "things")
     context = store.get_context_by_type_and_name("pipeline_run", "run-2")
     assert report.id in {artifact.id for artifact in store.get_artifacts_by_context(context.id)}
+
+
+def test_a_store_that_lost_its_runs_is_one_line(tmp_path: Path) -> None:
+    config = write_project(tmp_path)
+    (tmp_path / "workspace").mkdir()
+    with pytest.raises(BadInputError, match="lost what the earlier runs of this workspace recorded") as caught:
+        metadata.copy_run_metrics(metadata.connection_config(config), run_id="run-2", properties={"run_id": "run-2"})
+    assert "--no-cache" in caught.value.fix
