@@ -198,3 +198,13 @@ def test_a_run_without_a_schema_is_refused_where_32_bits_lose_the_numbers(tmp_pa
         require_readable(source=SimpleNamespace(files=files), dataset=SimpleNamespace(format="csv", path=tmp_path))
     (tmp_path / "eval" / "rows.csv").write_text("seen,late\n0.5,1\n")  # as one range, they are far apart
     require_readable(source=SimpleNamespace(files=files), dataset=SimpleNamespace(format="csv", path=tmp_path))
+
+
+def test_what_cannot_be_seen_is_spelled_out_in_the_schema(tmp_path: Path) -> None:
+    """The user is asked to review it, in an editor that may show it in another order, or on another line."""
+    csv = written(tmp_path, "x\u202e,y\n1,a\u2028b\n2,\u00fc\x7f\n")
+    _, schema_path, _ = write_starter(csv=csv, folder=tmp_path, label="y", name="mine")
+    text = schema_path.read_text()
+    assert not {"\u202e", "\u2028", "\x7f"} & set(text) and "\u00fc" in text
+    plan = read_feature_plan(schema_path=schema_path, label="y", positive_class="a\u2028b")
+    assert [column.name for column in plan.columns] == ["x\u202e"] and "\u00fc\x7f" in plan.label_domain

@@ -241,8 +241,11 @@ def _domain(column: ColumnProfile, *, has_classes: bool) -> tuple[str, bool]:
 
 
 def _proto_text(value: str) -> str:
-    escaped = "".join(_ESCAPES.get(character, character) for character in value)
-    return f'"{escaped}"'
+    return f'"{"".join(map(_proto_character, value))}"'
 
 
-_ESCAPES = {chr(code): f"\\{code:03o}" for code in range(32)} | {"\\": "\\\\", '"': '\\"', "\x7f": "\\177"}
+def _proto_character(character: str) -> str:
+    """Return a character as the schema spells it; one that cannot be seen as the bytes that it consists of."""
+    if character in '\\"':
+        return f"\\{character}"
+    return character if character.isprintable() else "".join(f"\\{byte:03o}" for byte in character.encode())

@@ -206,6 +206,10 @@ class Workspace:
                     refuse_folder_of_others(folder)
         except OSError as error:
             raise _cannot_write(folder, error) from error
+        # The store decides which models are baselines and what is served from cache, and pushed models are run.
+        refuse_if_others_may_replace(self.push_directory / "1")
+        if self.metadata_path is not None:
+            refuse_if_others_may_replace(self.metadata_path)
         metadata = () if self.metadata_path is None else (self.metadata_path.parent,)
         for folder in (self.runs, self.pipeline_root, self.push_directory, *metadata):
             require_room(folder, 0, fix="free space or give write permission, or set another `workspace`")
