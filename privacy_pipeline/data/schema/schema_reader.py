@@ -21,7 +21,10 @@ UNREVIEWED_TAG = "unreviewed"
 LARGEST = 1 << 22  # bytes
 MOST_CATEGORIES = 10_000  # a one-hot input as wide as this is a mistake
 
-_OR_WITH_NOISE = "or let a dp_sgd run release it: `preprocessing: {dp: {epsilon: ..., delta: ...}}` in the config"
+_OTHERWISE = (
+    f', or annotation {{ tag: "{IGNORE_TAG}" }}, or let a dp_sgd run release it: `preprocessing: {{dp: {{epsilon: ..., '
+    "delta: ...}}` in the config"
+)
 
 _NUMBER = "to predict the number, write `task: regression` in the config's dataset"
 
@@ -53,12 +56,7 @@ def read_feature_plan(
         BadInputError: the schema cannot be read, or lacks a domain, a range, the label or the key.
     """
     reader = _Reader(schema_path)
-    if is_number:
-        label_dtype, label_range = reader.number(label)
-        label_domain: tuple[str, ...] = ()
-    else:
-        label_range = None
-        label_dtype, label_domain = reader.label(label)
+    label_dtype, label_domain, label_range = reader.number(label) if is_number else reader.label(label)
     if positive_class is not None and str(positive_class) not in label_domain:
         raise reader.wrong(
             label, f"'{positive_class}' (dataset.positive_class) is not in the domain: {', '.join(label_domain)}"
@@ -95,8 +93,8 @@ def unreviewed(schema_path: Path) -> list[str]:
     Raises:
         BadInputError: the schema cannot be read.
     """
-    features = _Reader(schema_path).features
-    return [name for name, feature in features.items() if UNREVIEWED_TAG in feature.annotation.tag]
+    found = _Reader(schema_path).features
+    return [name for name, feature in found.items() if UNREVIEWED_TAG in feature.annotation.tag]
 
 
 def public_domains(*, schema_path: Path, columns: Iterable[str], label: str) -> dict[str, tuple[str, ...]]:
@@ -181,7 +179,7 @@ class _Reader:
             )
         return self.features[name]
 
-    def label(self, name: str) -> tuple[Dtype, tuple[str, ...]]:
+    def label(self, name: str) -> tuple[Dtype, tuple[str, ...], None]:
         feature = self._feature(name, "dataset.label")
         dtype = self._dtype(feature)
         if dtype == "float":
@@ -194,17 +192,16 @@ class _Reader:
         domain = self._int_values(feature, few=_NUMBER) if dtype == "int" else self._strings(feature)
         if len(domain) < 2:
             raise self.wrong(name, "the label's domain needs at least two values")
-        return dtype, domain
+        return dtype, domain, None
 
-    def number(self, name: str) -> tuple[Dtype, tuple[int | float, int | float]]:
+    def number(self, name: str) -> tuple[Dtype, tuple[()], tuple[int | float, int | float]]:
         feature = self._feature(name, "dataset.label")
         dtype = self._dtype(feature)
         if dtype == "bytes":
-            raise self.wrong(
-                name, "the label of a regression cannot be BYTES", fix="write it as INT or FLOAT, or drop dataset.task"
-            )
+            fix = "write it as INT or FLOAT, or drop dataset.task"
+            raise self.wrong(name, "the label of a regression cannot be BYTES", fix=fix)
         self._one_value(feature)
-        return dtype, self._range(feature, otherwise="")
+        return dtype, (), self._range(feature, otherwise="")
 
     def key_dtype(self, name: str, *, role: str = "dataset.privacy_unit.key") -> Literal["int", "bytes"]:
         dtype = self._dtype(self._feature(name, role))
@@ -273,8 +270,7 @@ class _Reader:
             raise self.wrong(
                 feature.name,
                 "a BYTES feature needs a domain",
-                fix=f'add string_domain with its public values, or annotation {{ tag: "{IGNORE_TAG}" }}, '
-                f"{_OR_WITH_NOISE}",
+                fix=f"add string_domain with its public values{_OTHERWISE}",
             )
         if len(values) != len(set(values)):
             twice = next(value for value, number in Counter(values).items() if number > 1)
@@ -287,11 +283,7 @@ class _Reader:
             raise self.wrong(feature.name, f"{high - low + 1} categories are too many", fix=few)
         return tuple(str(value) for value in range(low, high + 1))
 
-    def _range(
-        self,
-        feature: schema_pb2.Feature,
-        otherwise: str = f', or annotation {{ tag: "{IGNORE_TAG}" }}, {_OR_WITH_NOISE}',
-    ) -> tuple[int | float, int | float]:
+    def _range(self, feature: schema_pb2.Feature, otherwise: str = _OTHERWISE) -> tuple[int | float, int | float]:
         which = "int_domain" if self._dtype(feature) == "int" else "float_domain"
         domain = feature.int_domain if which == "int_domain" else feature.float_domain
         if not (feature.HasField(which) and domain.HasField("min") and domain.HasField("max")):
