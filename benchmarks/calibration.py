@@ -20,12 +20,9 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
-import tensorflow as tf
 from accuracy_data import Data
-from dp_accuracy import DELTA, EPSILONS, Task, tasks
+from dp_accuracy import EPSILONS, tasks
 
-from privacy_pipeline.config.models.dp import DP_DEFAULTS
-from privacy_pipeline.dp import PrivacyPlan, make_private
 from privacy_pipeline.tasks.probabilities import bin_sums, calibration_error, losses
 
 SETTINGS = ((0.3, 0.01), (1.0, 0.01), (3.0, 0.01), (10.0, 0.01), (10.0, 0.003))  # clipping norm, learning rate of Adam
@@ -50,23 +47,6 @@ def measured(model: Any, data: Data) -> tuple[float, float, float]:
     return float(hits.mean()), float(loss), calibration_error(bin_sums(came, said))
 
 
-def private(task: Task, seed: int, *, epsilon: float, clipping_norm: float, learning_rate: float) -> Any:
-    """Return a model trained with DP-SGD."""
-    units = len(task.data.y)
-    plan = PrivacyPlan.calibrated(
-        units=units,
-        expected_batch_size=DP_DEFAULTS.batch_size(units),
-        epochs=DP_DEFAULTS.epochs,
-        epsilon=epsilon,
-        delta=DELTA,
-        clipping_norm=clipping_norm,
-    )
-    tf.keras.utils.set_random_seed(seed)
-    model, optimizer = task.make(True), tf.keras.optimizers.Adam(learning_rate)
-    make_private(model, plan, optimizer=optimizer, loss=task.loss, seed=seed).fit(task.data.x, task.data.y)
-    return model
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
@@ -84,8 +64,9 @@ def main() -> None:
         row(name, ("none", "", ""), [measured(task.trained(seed), task.data) for seed in seeds])
         for epsilon in EPSILONS:
             for norm, rate in SETTINGS:
-                asked = {"epsilon": epsilon, "clipping_norm": norm, "learning_rate": rate}
-                row(name, (epsilon, norm, rate), [measured(private(task, seed, **asked), task.data) for seed in seeds])
+                plan = task.plan(epsilon, clipping_norm=norm)
+                models = (task.privately(seed, plan, learning_rate=rate) for seed in seeds)
+                row(name, (epsilon, norm, rate), [measured(model, task.data) for model in models])
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(rows, indent=2) + "\n")
 

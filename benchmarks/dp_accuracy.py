@@ -62,8 +62,8 @@ class Task:
 
     def __init__(self, data: Data, make: Callable[[bool], Any], loss: Any, *, epochs: int, batch: int) -> None:
         self.data = data
-        self.make = make
-        self.loss = loss
+        self._make = make
+        self._loss = loss
         self._plain = {"epochs": epochs, "batch_size": batch}
 
     def accuracy(self, model: Any) -> float:
@@ -75,8 +75,8 @@ class Task:
     def trained(self, seed: int) -> Any:
         """Return a model trained without privacy."""
         tf.keras.utils.set_random_seed(seed)
-        model = self.make(False)
-        model.compile(tf.keras.optimizers.Adam(1e-3), self.loss)
+        model = self._make(False)
+        model.compile(tf.keras.optimizers.Adam(1e-3), self._loss)
         model.fit(self.data.x, self.data.y, verbose=0, **self._plain)
         return model
 
@@ -84,15 +84,19 @@ class Task:
         """Return the accuracy without privacy."""
         return self.accuracy(self.trained(seed))
 
+    def privately(self, seed: int, plan: PrivacyPlan, *, learning_rate: float = DP_DEFAULTS.learning_rate) -> Any:
+        """Return a model trained under a plan."""
+        tf.keras.utils.set_random_seed(seed)
+        model = self._make(True)
+        optimizer = tf.keras.optimizers.Adam(learning_rate)
+        make_private(model, plan, optimizer=optimizer, loss=self._loss, seed=seed).fit(self.data.x, self.data.y)
+        return model
+
     def private(self, seed: int, plan: PrivacyPlan) -> float:
         """Return the accuracy under a plan."""
-        tf.keras.utils.set_random_seed(seed)
-        model = self.make(True)
-        optimizer = tf.keras.optimizers.Adam(DP_DEFAULTS.learning_rate)
-        make_private(model, plan, optimizer=optimizer, loss=self.loss, seed=seed).fit(self.data.x, self.data.y)
-        return self.accuracy(model)
+        return self.accuracy(self.privately(seed, plan))
 
-    def plan(self, epsilon: float) -> PrivacyPlan:
+    def plan(self, epsilon: float, *, clipping_norm: float = DP_DEFAULTS.clipping_norm) -> PrivacyPlan:
         """Return the plan of the backend's defaults for a target epsilon."""
         units = len(self.data.y)
         return PrivacyPlan.calibrated(
@@ -101,7 +105,7 @@ class Task:
             epochs=DP_DEFAULTS.epochs,
             epsilon=epsilon,
             delta=DELTA,
-            clipping_norm=DP_DEFAULTS.clipping_norm,
+            clipping_norm=clipping_norm,
         )
 
 

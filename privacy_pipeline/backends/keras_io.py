@@ -164,7 +164,8 @@ def labels_of(part: Mapping[str, NDArray[Any]], *, classes: int) -> NDArray[np.f
     """
     labels = part[LABEL_FEATURE].reshape(-1, 1).astype(np.float32)
     where = "domain" if classes else "range"
-    if not (np.isin(labels, np.arange(classes)) if classes else (labels >= 0) & (labels <= 1)).all():
+    inside = np.isin(labels, np.arange(classes)) if classes else (labels >= 0) & (labels <= 1)
+    if not inside.all():
         raise BadInputError(
             f"dataset.label: some rows have no label, or one outside the {where} that the schema gives",
             fix=f"correct those rows, or the label's {where} in the schema",

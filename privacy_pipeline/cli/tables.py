@@ -58,8 +58,9 @@ def runs_table(runs: Iterable[Run]) -> Table:
     """Return all runs, newest last."""
     table = Table(title="runs", title_justify="left")
     head, rows = runs_rows(runs)
+    numbers = headlines()
     for column in head:
-        table.add_column(column, no_wrap=column == "run", justify="right" if column in headlines() else "left")
+        table.add_column(column, no_wrap=column == "run", justify="right" if column in numbers else "left")
     for row in rows:
         table.add_row(*map(cell, row))
     return table
@@ -73,10 +74,10 @@ def diff_table(left: RunSummary, right: RunSummary) -> Table:
         table.add_column(f"{side.backend}\n[dim]{side.run_id}[/]", justify="right", overflow="fold")
     table.add_column("difference", justify="right")
     lefts, rights = ({part.name: part for part in side.slices} for side in (left, right))
+    metrics = metrics_of(left, right)
+    brief = [metric for metric in headlines() if metric in metrics]
     for name in [*lefts, *(name for name in rights if name not in lefts)]:
-        for metric in metrics_of(left, right):
-            if name != "overall" and metric not in headlines():
-                continue
+        for metric in metrics if name == "overall" else brief:
             a, b = (side[name].metrics.get(metric) if name in side else None for side in (lefts, rights))
             gap = "-" if a is None or b is None else f"{b - a:+.4f}"
             texts = [metric_text(side[name], metric) if name in side else "-" for side in (lefts, rights)]

@@ -181,15 +181,6 @@ def require_settings(model: type[BaseModel] | None, given: Mapping[str, JsonValu
         raise ValueError(f"`{key}` of `{of}`: {first['msg']}") from None
 
 
-def without_empty_settings(written: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    """Return a section as it is written: names and digests of sections without settings are what they always were.
-
-    Args:
-        written: all fields of the section.
-    """
-    return {key: value for key, value in written.items() if key != "settings" or value}
-
-
 def either(names: list[str]) -> str:
     """Return names as a phrase that offers a choice, e.g. `a, b or c`.
 

@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from privacy_pipeline.errors import BadInputError
-from privacy_pipeline.tasks.task import Label, Metric, Score
+from privacy_pipeline.tasks.task import FOR_TWO_CLASSES, Label, Metric, Score
 
-_CLASS_METRICS = "privacy_pipeline.components.evaluator.class_metrics"
-
-
-def _metric(
-    name: str, tfma_class: str, tfma_name: str, *, larger_is_better: bool = True, headline: bool = False
-) -> Metric:
-    return Metric(
-        name=name,
-        tfma_class=tfma_class,
-        tfma_name=tfma_name,
-        tfma_module=_CLASS_METRICS,
-        larger_is_better=larger_is_better,
-        headline=headline,
-    )
+_metric = partial(Metric, tfma_module="privacy_pipeline.components.evaluator.class_metrics")
 
 
 class Multiclass:
@@ -32,20 +20,23 @@ class Multiclass:
     has_positive_class = False
     output = "logits"
     metrics = (
-        _metric("accuracy", "ClassAccuracy", "class_accuracy", headline=True),
-        _metric("top_3_accuracy", "TopAccuracy", "top_3_accuracy"),
-        _metric("macro_f1", "MacroF1", "macro_f1", headline=True),
-        _metric("log_loss", "ClassLogLoss", "class_log_loss", larger_is_better=False),
-        _metric("ece", "TopLabelCalibrationError", "top_label_calibration_error", larger_is_better=False),
+        _metric(name="accuracy", tfma_class="ClassAccuracy", tfma_name="class_accuracy", headline=True),
+        _metric(name="top_3_accuracy", tfma_class="TopAccuracy", tfma_name="top_3_accuracy"),
+        _metric(name="macro_f1", tfma_class="MacroF1", tfma_name="macro_f1", headline=True),
+        _metric(name="log_loss", tfma_class="ClassLogLoss", tfma_name="class_log_loss", larger_is_better=False),
+        _metric(
+            name="ece",
+            tfma_class="TopLabelCalibrationError",
+            tfma_name="top_label_calibration_error",
+            larger_is_better=False,
+        ),
     )
     counts = ("ExampleCount",)
     prediction = "probabilities"
     scores: Mapping[str, Score] = {}
     cannot: Mapping[str, str] = {
-        "evaluation.dp": "drop it: a DP evaluation counts two classes",
-        "preprocessing.dp": "state ranges and domains in the schema",
+        **FOR_TWO_CLASSES,
         "training.encrypted": "train with another backend: private predictions have one logit",
-        "training.tuning": "drop it: a tuning scores two classes",
     }
 
     def width(self, classes: int) -> int:

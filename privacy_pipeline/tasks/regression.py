@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from privacy_pipeline.errors import BadInputError
-from privacy_pipeline.tasks.task import Label, Metric, Score
+from privacy_pipeline.tasks.task import FOR_TWO_CLASSES, Label, Metric, Score
 
-_NUMBER_METRICS = "privacy_pipeline.components.evaluator.number_metrics"
-
-
-def _metric(name: str, tfma_class: str, *, larger_is_better: bool = False, headline: bool = False) -> Metric:
-    return Metric(
-        name=name,
-        tfma_class=tfma_class,
-        tfma_name=name,
-        tfma_module=_NUMBER_METRICS,
-        larger_is_better=larger_is_better,
-        headline=headline,
-    )
+_metric = partial(Metric, tfma_module="privacy_pipeline.components.evaluator.number_metrics")
 
 
 class Regression:
@@ -30,19 +20,22 @@ class Regression:
     has_positive_class = False
     output = "scaled"
     metrics = (
-        _metric("mae", "MeanErrorInUnits", headline=True),
-        _metric("rmse", "RootMeanSquareInUnits"),
-        _metric("r2", "RSquared", larger_is_better=True, headline=True),
-        _metric("median_absolute_error", "MedianErrorInUnits"),
+        _metric(name="mae", tfma_class="MeanErrorInUnits", tfma_name="mae", larger_is_better=False, headline=True),
+        _metric(name="rmse", tfma_class="RootMeanSquareInUnits", tfma_name="rmse", larger_is_better=False),
+        _metric(name="r2", tfma_class="RSquared", tfma_name="r2", headline=True),
+        _metric(
+            name="median_absolute_error",
+            tfma_class="MedianErrorInUnits",
+            tfma_name="median_absolute_error",
+            larger_is_better=False,
+        ),
     )
     counts = ("ExampleCount",)
     prediction = "value"
     scores: Mapping[str, Score] = {}
     cannot: Mapping[str, str] = {
-        "evaluation.dp": "drop it: a DP evaluation counts two classes",
-        "preprocessing.dp": "state ranges and domains in the schema",
+        **FOR_TWO_CLASSES,
         "training.encrypted": "train with another backend: private predictions are those of two classes",
-        "training.tuning": "drop it: a tuning scores two classes",
     }
 
     def width(self, classes: int) -> int:
@@ -87,15 +80,13 @@ class Regression:
 
     def metric_settings(self, label: Label | None) -> Mapping[str, float]:
         """Return the label's range, in whose units errors are."""
-        if label is None:
-            raise ValueError("the label of a regression has a public range")
         minimum, maximum = range_of(label)
         return {"minimum": minimum, "maximum": maximum}
 
 
-def range_of(label: Label) -> tuple[float, float]:
+def range_of(label: Label | None) -> tuple[float, float]:
     """Return the public range of a number."""
-    if label.label_range is None:
+    if label is None or label.label_range is None:
         raise ValueError("the label of a regression has a public range")
     minimum, maximum = label.label_range
     return float(minimum), float(maximum)

@@ -57,6 +57,14 @@ class Label(Protocol):
         ...
 
 
+# Parts of a config that are made for two classes, as `Task.cannot` has them.
+FOR_TWO_CLASSES = {
+    "evaluation.dp": "drop it: a DP evaluation counts two classes",
+    "preprocessing.dp": "state ranges and domains in the schema",
+    "training.tuning": "drop it: a tuning scores two classes",
+}
+
+
 class Task(Protocol):
     """What the parts of a pipeline ask of a task. `outputs` is what the model returns: float32, [batch, width]."""
 

@@ -15,6 +15,8 @@ import tensorflow_transform as tft
 import tensorflow_transform.beam as tft_beam
 from tensorflow_transform.tf_metadata import dataset_metadata, metadata_io, schema_utils
 
+from privacy_pipeline.accounting.plan import MechanismPlan
+from privacy_pipeline.backends.base import TrainingInputs
 from privacy_pipeline.components.transform.preprocessing import preprocessing_fn
 from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.data.schema.features import Column, FeaturePlan
@@ -56,6 +58,24 @@ class Split:
     def config(self, **training: Any) -> PipelineConfig:
         """A config for these rows; `model` and `dataset` go to their sections, the rest to training."""
         return make_config(**training)
+
+    def inputs(
+        self, config: PipelineConfig, folder: Path, *, plan: MechanismPlan | None, **changed: Any
+    ) -> TrainingInputs:
+        """What a backend trains on: these rows, watched too; all that it writes goes below a folder."""
+        given: dict[str, Any] = {
+            "train_files": self.files,
+            "eval_files": self.files,
+            "transform_graph": self.transform_graph,
+            "features": self.features,
+            "config": config,
+            "plan": plan,
+            "work_dir": folder / "work",
+            "model_dir": folder / "model",
+            "log_dir": folder / "logs",
+            "report_progress": lambda done, total, unit: None,
+        }
+        return TrainingInputs(**(given | changed))
 
     def serialized(self, *, without: tuple[str, ...] = ()) -> tf.Tensor:
         """The raw rows as serialized tf.Examples, string, [rows]."""

@@ -31,18 +31,8 @@ DP = {"backend": "dp_sgd", "batch_size": 100, "dp_sgd": {"noise_multiplier": 2.0
 
 def make_inputs(split: Any, folder: Path, *, plan: MechanismPlan | None = None, **training: Any) -> TrainingInputs:
     config = split.config(**{**DP, **training})
-    return TrainingInputs(
-        train_files=split.files,
-        eval_files=("no/such/file",),  # reading it would be an error
-        transform_graph=split.transform_graph,
-        features=split.features,
-        config=config,
-        plan=plan or DpSgdBackend().plan(config=config, units=ROWS),
-        work_dir=folder / "work",
-        model_dir=folder / "model",
-        log_dir=folder / "logs",
-        report_progress=lambda done, total, unit: None,
-    )
+    plan = plan or DpSgdBackend().plan(config=config, units=ROWS)
+    return split.inputs(config, folder, plan=plan, eval_files=("no/such/file",))  # reading it would be an error
 
 
 def plan_of(split: Any, units: int | None = ROWS, /, **changes: Any) -> MechanismPlan:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from privacy_pipeline.backends.base import TrainingInputs
 from privacy_pipeline.backends.encrypted import PRIVATE_MODEL, PUBLISHED, EncryptedBackend
 from privacy_pipeline.encrypted.client import rows
 from privacy_pipeline.encrypted.client.client import probabilities
@@ -18,20 +17,8 @@ from privacy_pipeline.encrypted.model import model_format, published, reference
 
 def test_the_public_side_predicts_as_the_saved_model_does(split: Any, tmp_path: Path) -> None:
     """The client's way from raw columns to a probability, with the private network in the clear."""
-    EncryptedBackend().train(
-        TrainingInputs(
-            train_files=split.files,
-            eval_files=split.files,
-            transform_graph=split.transform_graph,
-            features=split.features,
-            config=split.config(backend="encrypted", epochs=1, encrypted={"simulate": True}),
-            plan=None,
-            work_dir=tmp_path / "work",
-            model_dir=tmp_path / "model",
-            log_dir=tmp_path / "logs",
-            report_progress=lambda done, total, unit: None,
-        )
-    )
+    config = split.config(backend="encrypted", epochs=1, encrypted={"simulate": True})
+    EncryptedBackend().train(split.inputs(config, tmp_path, plan=None))
     network = model_format.load(tmp_path / "model" / PRIVATE_MODEL)
     public = published.load(tmp_path / "model" / PUBLISHED)
     assert public.digest == network.digest()

@@ -49,20 +49,7 @@ def config(*, bound: int = 3, unit: Any = None, **federated: Any) -> Any:
 
 def inputs_of(split: Any, config: Any, folder: Path, **changed: Any) -> TrainingInputs:
     plan = listed.load("federated").plan(config=config, units=PERSONS)
-    given: dict[str, Any] = {
-        "train_files": split.files,
-        "eval_files": (),
-        "transform_graph": split.transform_graph,
-        "features": split.features,
-        "config": config,
-        "plan": plan,
-        "work_dir": folder / "work",
-        "model_dir": folder / "model",
-        "log_dir": folder / "logs",
-        "report_progress": lambda done, total, unit: None,
-        **changed,
-    }
-    return TrainingInputs(**given)
+    return split.inputs(config, folder, **{"plan": plan, "eval_files": (), **changed})
 
 
 def rewritten(split: Any, path: Path, key: Any) -> Any:

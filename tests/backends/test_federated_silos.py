@@ -42,20 +42,8 @@ def privacy(**changed: Any) -> dict[str, Any]:
 
 
 def inputs_of(split: Any, config: Any, folder: Path, *, units: int = ROWS, **changed: Any) -> TrainingInputs:
-    given: dict[str, Any] = {
-        "train_files": split.files,
-        "eval_files": (),
-        "transform_graph": split.transform_graph,
-        "features": split.features,
-        "config": config,
-        "plan": listed.load("federated").plan(config=config, units=units),
-        "work_dir": folder / "work",
-        "model_dir": folder / "model",
-        "log_dir": folder / "logs",
-        "report_progress": lambda done, total, unit: None,
-        **changed,
-    }
-    return TrainingInputs(**given)
+    plan = listed.load("federated").plan(config=config, units=units)
+    return split.inputs(config, folder, **{"plan": plan, "eval_files": (), **changed})
 
 
 def train(inputs: TrainingInputs) -> Executed:

@@ -22,18 +22,8 @@ ROWS = 600
 def make_inputs(split: Any, folder: Path, **training: Any) -> TrainingInputs:
     steps: list[tuple[int, int, str]] = training.pop("steps", [])
     files = training.pop("train_files", split.files)
-    return TrainingInputs(
-        train_files=files,
-        eval_files=split.files,
-        transform_graph=split.transform_graph,
-        features=split.features,
-        config=split.config(**training),
-        plan=None,
-        work_dir=folder / "work",
-        model_dir=folder / "model",
-        log_dir=folder / "logs",
-        report_progress=lambda done, total, unit: steps.append((done, total, unit)),
-    )
+    report = {"report_progress": lambda done, total, unit: steps.append((done, total, unit))}
+    return split.inputs(split.config(**training), folder, plan=None, train_files=files, **report)
 
 
 @pytest.mark.slow

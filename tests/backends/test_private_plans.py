@@ -51,18 +51,8 @@ def owned(split: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ..
 
 def inputs_of(split: Any, files: tuple[str, ...], folder: Path, *, units: int = ROWS, **given: Any) -> TrainingInputs:
     config = config_of(**given)
-    return TrainingInputs(
-        train_files=files,
-        eval_files=(),
-        transform_graph=split.transform_graph,
-        features=split.features,
-        config=config,
-        plan=DpSgdBackend().plan(config=config, units=units),
-        work_dir=folder / "work",
-        model_dir=folder / "model",
-        log_dir=folder / "logs",
-        report_progress=lambda done, total, unit: None,
-    )
+    plan = DpSgdBackend().plan(config=config, units=units)
+    return split.inputs(config, folder, plan=plan, train_files=files, eval_files=())
 
 
 def test_a_user_is_the_unit_that_is_sampled_and_bounded() -> None:

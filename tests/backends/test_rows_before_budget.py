@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from privacy_pipeline.accounting.plan import Relation
-from privacy_pipeline.backends.base import TrainingInputs
 from privacy_pipeline.backends.dp_sgd import DpSgdBackend
 from privacy_pipeline.components.trainer.executor import train_charged
 from privacy_pipeline.errors import BadInputError
@@ -59,18 +58,8 @@ def test_a_model_that_mixes_rows_leaves_the_ledger_as_it_was(
         dataset={"span": 1},
         model={"use": "centring_rows"},
     ).model_copy(update={"ledger": url})
-    inputs = TrainingInputs(
-        train_files=("no/such/file",),
-        eval_files=("no/such/file",),
-        transform_graph=split.transform_graph,
-        features=split.features,
-        config=config,
-        plan=None,
-        work_dir=tmp_path / "work",
-        model_dir=tmp_path / "model",
-        log_dir=None,
-        report_progress=lambda done, total, unit: None,
-    )
+    unread = ("no/such/file",)
+    inputs = split.inputs(config, tmp_path, plan=None, train_files=unread, eval_files=unread, log_dir=None)
     facts = RunFacts(run_id="run-1", pipeline="things", code="c", lock="l", data=DIGEST, schema_is_public=True)
     with pytest.raises(BadInputError, match=r"centred.*\(Mean\)"):
         train_charged(backend=DpSgdBackend(), inputs=inputs, facts=facts, node="Trainer")

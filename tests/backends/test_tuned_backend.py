@@ -39,18 +39,7 @@ ONE = poisson_gaussian(sampling_probability=1 / 6, noise_multiplier=2.0, steps=6
 def make_inputs(split: Any, folder: Path, *, how: dict[str, Any] = SELECT, **changes: Any) -> TrainingInputs:
     private = {"backend": "dp_sgd", "batch_size": 100, "epochs": 1, "dp_sgd": SECTION, "tuning": how}
     config = split.config(**{**private, **changes})
-    return TrainingInputs(
-        train_files=split.files,
-        eval_files=split.files,
-        transform_graph=split.transform_graph,
-        features=split.features,
-        config=config,
-        plan=registry.of(config).plan(config=config, units=ROWS),
-        work_dir=folder / "work",
-        model_dir=folder / "model",
-        log_dir=folder / "logs",
-        report_progress=lambda done, total, unit: None,
-    )
+    return split.inputs(config, folder, plan=registry.of(config).plan(config=config, units=ROWS))
 
 
 def plain_inputs(split: Any, folder: Path, how: dict[str, Any]) -> TrainingInputs:

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from privacy_pipeline.accounting.plan import MechanismPlan, Sampler
 from privacy_pipeline.backends import keras_io, listed, registry
-from privacy_pipeline.backends.base import Executed, TrainingInputs
+from privacy_pipeline.backends.base import Executed
 from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.data.schema.features import LABEL_FEATURE
 from privacy_pipeline.dp.rowwise.verdict import PROVEN
@@ -82,18 +82,8 @@ def train(name: str, split: Any, folder: Path, *, files: tuple[str, ...] = (), *
     backend, config = listed.load(backend_of(name)), config_of(name, **training)
     plan = backend.plan(config=config, units=ROWS)
     progress: list[tuple[int, int, str]] = []
-    inputs = TrainingInputs(
-        train_files=files or split.files,
-        eval_files=split.files,
-        transform_graph=split.transform_graph,
-        features=split.features,
-        config=config,
-        plan=plan,
-        work_dir=folder / "work",
-        model_dir=folder / "model",
-        log_dir=folder / "logs",
-        report_progress=lambda done, total, unit: progress.append((done, total, unit)),
-    )
+    report = {"report_progress": lambda done, total, unit: progress.append((done, total, unit))}
+    inputs = split.inputs(config, folder, plan=plan, train_files=files or split.files, **report)
     executed = backend.train(inputs)
     return Trained(plan, executed, tf.saved_model.load(str(folder / "model")), progress)
 
@@ -257,18 +247,7 @@ def test_a_private_backend_does_not_train_without_its_plan(name: str, split: Any
     if not is_private(name):
         pytest.skip("it has none")
     backend, config = listed.load(backend_of(name)), config_of(name)
-    inputs = TrainingInputs(
-        train_files=split.files,
-        eval_files=(),
-        transform_graph=split.transform_graph,
-        features=split.features,
-        config=config,
-        plan=None,
-        work_dir=tmp_path / "work",
-        model_dir=tmp_path / "model",
-        log_dir=tmp_path / "logs",
-        report_progress=lambda done, total, unit: None,
-    )
+    inputs = split.inputs(config, tmp_path, plan=None, eval_files=())
     with pytest.raises(BadInputError, match="plan"):
         backend.train(inputs)
     assert not (tmp_path / "model").exists()

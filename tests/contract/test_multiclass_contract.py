@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from privacy_pipeline.backends import listed
+from privacy_pipeline.backends import keras_io, listed
 from privacy_pipeline.config.models.pipeline import PipelineConfig
-from privacy_pipeline.dp.rowwise.verdict import PROVEN
 from privacy_pipeline.errors import BadInputError
 from tests.backends.conftest import PLAN, RAW_SPEC, Split, make_config, make_split, raw_rows
-from tests.contract.task_cases import OFTEN, TRAINED, inputs_of
-from tests.contract.test_backend_contract import ROWS, SECTIONS, backend_of, is_private, silo_sizes
+from tests.contract.task_cases import OFTEN, TRAINED, inputs_of, require_as_planned, require_rows_apart
+from tests.contract.test_backend_contract import ROWS, SECTIONS, backend_of, silo_sizes
 
 DOMAIN = ("cheap", 'a "b", c', "dear ü")  # of which the last one is never seen below
 SEVERAL = PLAN.model_copy(update={"label": "price", "label_domain": (*DOMAIN, "unseen"), "positive_class": None})
@@ -59,22 +58,11 @@ def test_a_backend_trains_serves_and_keeps_rows_apart(name: str, several: Split,
     truth = [row["price"].decode() for row in several.raw]
     if name in ("plain", "federated"):
         assert np.mean([one == other for one, other in zip(said, truth, strict=True)]) > 0.7
-    assert is_private(name) == (executed.event is not None)
-    if inputs.plan is not None:
-        assert executed.event == inputs.plan.event
+    require_as_planned(name, inputs, executed)
 
 
 def test_dp_sgd_proves_that_the_loss_keeps_rows_apart(several: Split, tmp_path: Path) -> None:
-    from privacy_pipeline.backends import keras_io
-
-    inputs = inputs_of(config_of("dp_sgd"), several, tmp_path)
-    verdict = listed.load("dp_sgd").examine(
-        config=inputs.config,
-        features=SEVERAL,
-        plan=inputs.plan,
-        specs=lambda: keras_io.input_specs(several.transform_graph),
-    )
-    assert verdict is not None and verdict.kind == PROVEN
+    require_rows_apart(inputs_of(config_of("dp_sgd"), several, tmp_path))
 
 
 @pytest.mark.parametrize("name", ["encrypted", "encrypted.dp_sgd"])
@@ -92,8 +80,6 @@ def test_a_label_outside_the_domain_is_refused(several: Split, tmp_path: Path) -
 
 
 def test_labels_are_places_in_the_domain(several: Split) -> None:
-    from privacy_pipeline.backends import keras_io
-
     labels = keras_io.read_rows(several.files, transform_graph=several.transform_graph, classes=4).labels.ravel()
     assert [SEVERAL.label_domain[int(place)] for place in labels] == [row["price"].decode() for row in several.raw]
 

@@ -12,11 +12,10 @@ import tensorflow as tf
 
 from privacy_pipeline.backends import keras_io, listed
 from privacy_pipeline.config.models.pipeline import PipelineConfig
-from privacy_pipeline.dp.rowwise.verdict import PROVEN
 from privacy_pipeline.errors import BadInputError
 from tests.backends.conftest import PLAN, RAW_SPEC, Split, make_config, make_split, raw_rows
-from tests.contract.task_cases import OFTEN, TRAINED, inputs_of
-from tests.contract.test_backend_contract import ROWS, SECTIONS, backend_of, is_private
+from tests.contract.task_cases import OFTEN, TRAINED, inputs_of, require_as_planned, require_rows_apart
+from tests.contract.test_backend_contract import ROWS, SECTIONS, backend_of
 
 LOW, HIGH = -20.0, 60.0
 NUMBER = PLAN.model_copy(
@@ -65,20 +64,11 @@ def test_a_backend_trains_and_serves_in_the_labels_units(name: str, priced: Spli
     truth = np.array([[row["price"]] for row in priced.raw])
     if learns:
         assert np.abs(values - truth).mean() < np.abs(truth - np.median(truth)).mean()
-    assert is_private(name) == (executed.event is not None)
-    if inputs.plan is not None:
-        assert executed.event == inputs.plan.event
+    require_as_planned(name, inputs, executed)
 
 
 def test_dp_sgd_proves_that_the_loss_keeps_rows_apart(priced: Split, tmp_path: Path) -> None:
-    inputs = inputs_of(config_of("dp_sgd"), priced, tmp_path)
-    verdict = listed.load("dp_sgd").examine(
-        config=inputs.config,
-        features=NUMBER,
-        plan=inputs.plan,
-        specs=lambda: keras_io.input_specs(priced.transform_graph),
-    )
-    assert verdict is not None and verdict.kind == PROVEN
+    require_rows_apart(inputs_of(config_of("dp_sgd"), priced, tmp_path))
 
 
 @pytest.mark.parametrize("name", ["encrypted", "encrypted.dp_sgd"])

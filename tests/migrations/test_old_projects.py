@@ -131,7 +131,9 @@ def ended(*words: str) -> subprocess.CompletedProcess[str]:
 def test_the_killed_run_stays_paid_and_a_new_one_is_charged(old_project: Path, said: Any) -> None:
     killed, before = run_of(said, "things-killed")["run_id"], statuses(LEDGER)["things/train/row"]
     resumed = ended("resume", killed)
-    assert resumed.returncode != 0 and re.search(r"code( and installed packages)? changed since", resumed.stderr)
+    assert resumed.returncode != 0 and re.search(
+        r"code( and installed packages)? changed since it started", resumed.stderr
+    )
     assert "charged" not in resumed.stdout + resumed.stderr
     assert statuses(LEDGER)["things/train/row"] == before
     for config in ("killed", "plain"):

@@ -14,17 +14,13 @@ from numpy.typing import NDArray
 from tensorflow_model_analysis.metrics import metric_types
 
 from privacy_pipeline.components.evaluator.sums import SumMetric
-from privacy_pipeline.tasks.probabilities import Floats
+from privacy_pipeline.tasks.probabilities import Floats, mean_loss
 
 Errors = list[float]  # absolute, of each row
 
 
 def _no_sums() -> Floats:
     return np.zeros(5)
-
-
-def _mean_absolute(sums: Floats) -> float:
-    return float(sums[1] / sums[0]) if sums[0] else float("nan")
 
 
 def _root_mean_square(sums: Floats) -> float:
@@ -51,6 +47,8 @@ class _NumberMetric(SumMetric):
     Args:
         name: of the result.
         minimum, maximum: range of the label.
+        metric: of the sums of all rows, or of all errors.
+        each: whether the error of each row is kept; else there are sums.
         scaled: whether errors are shares of the range; else they are in the label's units.
     """
 
@@ -84,7 +82,7 @@ class MeanErrorInUnits(_NumberMetric):
     """Mean distance between label and prediction."""
 
     def __init__(self, minimum: float, maximum: float, name: str = "mae") -> None:
-        super().__init__(name, minimum, maximum, metric=_mean_absolute)
+        super().__init__(name, minimum, maximum, metric=mean_loss)
 
 
 class RootMeanSquareInUnits(_NumberMetric):

@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from privacy_pipeline.config.extensions import TaskName
-from privacy_pipeline.config.models.base import Name, Section
+from privacy_pipeline.config.models.base import Name, Section, without_empty
 from privacy_pipeline.config.models.dp import Delta, PositiveFloat
 from privacy_pipeline.spans import Span
 from privacy_pipeline.tasks import registry as tasks
@@ -117,10 +117,7 @@ class DatasetConfig(Section):
 
     @model_serializer(mode="wrap")
     def _without_inferred_task(self, write: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
-        """Write a block that states no task as it always was: names and digests are made of it."""
-        key = "task" if info.by_alias else "stated_task"
-        written: dict[str, Any] = write(self)
-        return {name: value for name, value in written.items() if name != key or value is not None}
+        return without_empty(write(self), "task" if info.by_alias else "stated_task")
 
     @model_validator(mode="after")
     def _public_label(self) -> DatasetConfig:

@@ -18,9 +18,8 @@ from privacy_pipeline.config.extensions import (
     algorithms,
     either,
     require_settings,
-    without_empty_settings,
 )
-from privacy_pipeline.config.models.base import Section
+from privacy_pipeline.config.models.base import Section, without_empty
 from privacy_pipeline.config.models.ranges import LearningRate
 
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -122,4 +121,4 @@ class FederatedAlgorithm(Section):
 
     @model_serializer(mode="wrap")
     def _without_empty_settings(self, write: SerializerFunctionWrapHandler) -> dict[str, JsonValue]:
-        return without_empty_settings(write(self))
+        return without_empty(write(self), "settings")

@@ -12,9 +12,8 @@ from privacy_pipeline.config.extensions import (
     either,
     require_settings,
     settings_of_backend,
-    without_empty_settings,
 )
-from privacy_pipeline.config.models.base import Section
+from privacy_pipeline.config.models.base import Section, without_empty
 from privacy_pipeline.config.models.dp import DP_DEFAULTS, DpSgdSection
 from privacy_pipeline.config.models.encrypted import EncryptedSection
 from privacy_pipeline.config.models.federated_privacy import FederatedSection
@@ -84,7 +83,8 @@ class TrainingSection(Section):
     def trainer(self) -> str:
         """What trains the model: the backend itself, or the one that its block names."""
         block = backends()[self.backend].block
-        named: str = getattr(getattr(self, block or "", None), "train_with", self.backend)
+        section = None if block is None else getattr(self, block)
+        named: str = getattr(section, "train_with", self.backend)
         return named
 
     def batch(self, *, units: int) -> int:
@@ -118,7 +118,7 @@ class TrainingSection(Section):
 
     @model_serializer(mode="wrap")
     def _without_empty_settings(self, write: SerializerFunctionWrapHandler) -> dict[str, JsonValue]:
-        return without_empty_settings(write(self))
+        return without_empty(write(self), "settings")
 
     @model_validator(mode="after")
     def _tuning_that_is_accounted(self) -> TrainingSection:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
+from privacy_pipeline.config.models.base import without_empty
 from privacy_pipeline.tasks import registry as tasks
 
 UNIT_KEY_FEATURE = "privacy_unit_key"  # reserved: carried to the trainer, never an input of the model
@@ -96,9 +97,7 @@ class FeaturePlan(BaseModel):
 
     @model_serializer(mode="wrap")
     def _without_empty_range(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Write a plan of classes as it always was, so that what was made of it is found again."""
-        written: dict[str, Any] = write(self)
-        return {key: value for key, value in written.items() if key != "label_range" or value is not None}
+        return without_empty(write(self), "label_range")
 
     @property
     def unknown(self) -> tuple[str, ...]:

@@ -26,12 +26,12 @@ from tfx.orchestration.portable import launcher, partial_run_utils
 from privacy_pipeline.errors import ExitCode, PipelineError
 from privacy_pipeline.pipelines.execution.details import describe
 from privacy_pipeline.pipelines.execution.events import Event, NodeEnded, NodeFailed, NodeStarted
-from privacy_pipeline.pipelines.workspace.metadata_handle import Handle
+from privacy_pipeline.pipelines.workspace.metadata_handle import DISK_IS_FULL, Handle
 from privacy_pipeline.processes.die_with_parent import die_with_parent
 from privacy_pipeline.text.secret_text import masked
 
 # The words of the operating system, and of SQLite below ML Metadata.
-_FULL = ("No space left", "disk is full")
+_FULL = ("No space left", DISK_IS_FULL)
 _GOES_ON = ("ModelRun",)  # the curves of a training, which continues as well
 # How a process ends that runs out of memory: by the kernel's killer, by a C++ library, by a page it cannot get.
 _OF_MEMORY = (signal.SIGKILL, signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV)

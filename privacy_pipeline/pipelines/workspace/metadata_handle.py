@@ -12,7 +12,7 @@ from privacy_pipeline.errors import PipelineError
 from privacy_pipeline.pipelines.workspace.stored_text import store_of
 
 _TRIES = 10
-_FULL = "disk is full"  # SQLite's words
+DISK_IS_FULL = "disk is full"  # SQLite's words
 
 
 class Handle(metadata.Metadata):
@@ -30,7 +30,7 @@ class Handle(metadata.Metadata):
             try:
                 self._store = store_of(self._connection_config)
             except RuntimeError as failed:
-                if _FULL in str(failed):
+                if DISK_IS_FULL in str(failed):
                     raise OSError(errno.ENOSPC, f"ML Metadata: {failed}") from failed
                 error = failed
                 time.sleep(random.random())

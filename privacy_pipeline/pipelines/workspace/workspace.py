@@ -207,7 +207,7 @@ class Workspace:
         except OSError as error:
             raise _cannot_write(folder, error) from error
         # The store decides which models are baselines and what is served from cache, and pushed models are run.
-        refuse_if_others_may_replace(self.push_directory / "1")
+        refuse_if_others_may_replace(self.push_directory / "a model")
         if self.metadata_path is not None:
             refuse_if_others_may_replace(self.metadata_path)
         metadata = () if self.metadata_path is None else (self.metadata_path.parent,)

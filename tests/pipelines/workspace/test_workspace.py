@@ -22,7 +22,6 @@ from tests.reports.records import dp_record, make_summary
 HOLD = """
 import sys
 from pathlib import Path
-from typing import Any
 from privacy_pipeline.pipelines.workspace.workspace import RunFolder
 with RunFolder(Path(sys.argv[1])).lock():
     print("held", flush=True)
@@ -211,21 +210,23 @@ def test_where_things_lie(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "elsewhere",
-    [{"push": {"directory": "open/models"}}, {"metadata": {"kind": "sqlite", "path": "open/metadata.db"}}],
-    ids=["push", "metadata"],
+    ("section", "given", "opened"),
+    [
+        ("push", {"directory": "open/models"}, "open"),
+        ("push", {"directory": "open/models"}, "open/models"),
+        ("metadata", {"kind": "sqlite", "path": "open/metadata.db"}, "open"),
+    ],
 )
-def test_prepare_refuses_a_store_or_models_that_others_may_replace(elsewhere: dict[str, Any], tmp_path: Path) -> None:
-    (block,) = elsewhere.values()
-    where = {key: str(tmp_path / value) if "open" in value else value for key, value in block.items()}
-    config = write_project(tmp_path, **dict.fromkeys(elsewhere, where))
-    (tmp_path / "open" / "models").mkdir(parents=True)
-    for folder in (tmp_path / "open", tmp_path / "open" / "models"):
-        Workspace(config).prepare()
-        folder.chmod(0o777)
-        if folder.name == "models" and "metadata" in elsewhere:
-            continue
-        with pytest.raises(BadInputError, match="other users may change it") as caught:
-            Workspace(config).prepare()
-        assert "chmod go-w" in caught.value.fix
-        folder.chmod(0o700)
+def test_prepare_refuses_a_store_or_models_that_others_may_replace(
+    section: str, given: dict[str, str], opened: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    workspace = Workspace(write_project(tmp_path, **{section: given}))
+    Path("open/models").mkdir(parents=True)
+    workspace.prepare()
+    Path(opened).chmod(0o777)
+    with pytest.raises(BadInputError, match="other users may change it") as caught:
+        workspace.prepare()
+    assert "chmod go-w" in caught.value.fix
+    Path(opened).chmod(0o700)
+    workspace.prepare()
